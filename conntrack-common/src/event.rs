@@ -1,0 +1,138 @@
+//! Records of rare facts, sent through the ring buffer, and the keys and values that limit and match them.
+
+use crate::tuple::Tuple;
+
+/// What a record reports; the value of [`Event::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum EventKind {
+    /// A new connection's packet was dropped: the table was full and nothing could be evicted.
+    RefusedTableFull = 1,
+    /// A new connection's packet was dropped: the kernel had no memory for an entry.
+    RefusedNoMemory = 2,
+    /// `early_drop` evicted this entry to make room for another.
+    EvictedEarlyDrop = 3,
+    /// The garbage collector evicted this unexpired entry under pressure.
+    EvictedGc = 4,
+    /// A reset was sent for a packet of an evicted flow.
+    ResetSent = 5,
+    /// A reset was received on an evicted flow.
+    ResetReceived = 6,
+    /// Without probes: netfilter dropped a packet that had no entry, while the table was full.
+    InferredRefusal = 7,
+    /// A connection lost the race to insert its entry, and its packet was dropped.
+    ClashLost = 8,
+    /// A packet was found INVALID.
+    Invalid = 9,
+}
+
+impl EventKind {
+    /// The kind of a raw value, if it is one of ours.
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        Some(match raw {
+            1 => Self::RefusedTableFull,
+            2 => Self::RefusedNoMemory,
+            3 => Self::EvictedEarlyDrop,
+            4 => Self::EvictedGc,
+            5 => Self::ResetSent,
+            6 => Self::ResetReceived,
+            7 => Self::InferredRefusal,
+            8 => Self::ClashLost,
+            9 => Self::Invalid,
+            _ => return None,
+        })
+    }
+}
+
+/// [`Event::flags`]: `cgroup_id` was read from the packet's socket.
+pub const FLAG_CGROUP: u32 = 1 << 0;
+/// [`Event::flags`]: `ifindex` is the device the packet was on.
+pub const FLAG_IFINDEX: u32 = 1 << 1;
+/// [`Event::flags`]: `reply` holds the entry's reply tuple.
+pub const FLAG_REPLY: u32 = 1 << 2;
+/// [`Event::flags`]: the token's entry was translated (reply tuple is not the inverse of the original).
+pub const FLAG_NAT: u32 = 1 << 3;
+/// [`Event::flags`]: the token had already been matched by an earlier reset, which was counted.
+pub const FLAG_REPEATED: u32 = 1 << 4;
+
+/// One record of the ring buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub ktime_ns: u64,
+    /// An [`EventKind`].
+    pub kind: u32,
+    /// `FLAG_*` bits.
+    pub flags: u32,
+    /// Inode of the network namespace where it happened.
+    pub netns: u32,
+    /// Device index in that namespace, with [`FLAG_IFINDEX`].
+    pub ifindex: u32,
+    /// cgroup v2 id, with [`FLAG_CGROUP`].
+    pub cgroup_id: u64,
+    /// `nf_conn.status` of the entry (`IPS_*`), else 0.
+    pub status: u32,
+    /// Inode of the namespace whose table evicted the entry; resets only.
+    pub token_netns: u32,
+    /// When the token was left, `CLOCK_MONOTONIC` nanoseconds; resets only.
+    pub token_ktime_ns: u64,
+    /// The [`EventKind`] of the token; resets only.
+    pub token_kind: u32,
+    /// How many events of this source were held back since its last one in the ring.
+    pub suppressed: u32,
+    /// Original tuple of the entry or would-be entry; for a reset, the tuple of the reset flow as its end sees it.
+    pub orig: Tuple,
+    /// Reply tuple, with [`FLAG_REPLY`]; for a reset, the original tuple of the evicted entry.
+    pub reply: Tuple,
+}
+
+/// Key of the limiter: who caused the event.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct SourceKey {
+    /// Source address as in [`Tuple::saddr`].
+    pub saddr: [u64; 2],
+    /// Namespace inode.
+    pub netns: u32,
+    /// The [`EventKind`], so that one kind does not silence another.
+    pub kind: u32,
+}
+
+/// Value of the limiter.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SourceWindow {
+    /// Start of the window, `CLOCK_MONOTONIC` nanoseconds.
+    pub start_ns: u64,
+    /// Events passed in this window.
+    pub passed: u32,
+    /// Events held back since the last one passed.
+    pub suppressed: u32,
+}
+
+/// What an eviction leaves behind, under the flow keys of both its tuples.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Token {
+    /// When, `CLOCK_MONOTONIC` nanoseconds.
+    pub ktime_ns: u64,
+    /// The [`EventKind`] that left it.
+    pub kind: u32,
+    /// Inode of the namespace whose table it was.
+    pub netns: u32,
+    /// `nf_conn.status` of the entry.
+    pub status: u32,
+    /// Resets matched so far.
+    pub matched: u32,
+    /// Original tuple of the entry.
+    pub orig: Tuple,
+    /// Reply tuple of the entry.
+    pub reply: Tuple,
+}
+
+const _: () = assert!(size_of::<Event>() == 136);
+const _: () = assert!(size_of::<SourceKey>() == 24);
+const _: () = assert!(size_of::<SourceWindow>() == 16);
+const _: () = assert!(size_of::<Token>() == 104);

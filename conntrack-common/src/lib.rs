@@ -1,0 +1,45 @@
+//! The ABI between the probes and the daemon: what travels through maps, byte for byte.
+//!
+//! Everything is `repr(C)` with explicit padding and plain integers; sizes are asserted at compile time
+//! so that the two sides cannot drift apart.
+
+#![no_std]
+
+pub mod counter;
+pub mod event;
+pub mod offsets;
+pub mod tuple;
+
+pub use counter::{Counter, TableCounters};
+pub use event::{Event, EventKind, SourceKey, SourceWindow, Token};
+pub use offsets::Offsets;
+pub use tuple::{FlowKey, Tuple};
+
+/// How many conntrack tables (network namespaces) can be counted apart. Slot 0 is the overflow bucket:
+/// what happens in a namespace that found no slot is still counted, there.
+pub const MAX_TABLES: u32 = 1024;
+
+/// The slot of everything that found no slot of its own.
+pub const OVERFLOW_SLOT: u32 = 0;
+
+/// Bytes of the ring buffer of events.
+pub const RING_BYTES: u32 = 4 << 20;
+
+/// Events one source (namespace and source address) may put in the ring in one window.
+pub const SOURCE_BURST: u32 = 100;
+
+/// Length of the limiter's window, nanoseconds.
+pub const SOURCE_WINDOW_NS: u64 = 1_000_000_000;
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token};
+
+    macro_rules! pod {
+        ($($type:ty),*) => {$(
+            // SAFETY: repr(C) or transparent, plain integers with explicit padding, valid for any bytes.
+            unsafe impl aya::Pod for $type {}
+        )*};
+    }
+    pod!(Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token);
+}

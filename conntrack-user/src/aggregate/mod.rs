@@ -1,0 +1,3 @@
+//! Stage three: figures for each table from what was drained.
+
+pub mod snapshot;

@@ -1,0 +1,4 @@
+//! Stage four: whose it is.
+
+pub mod observed;
+pub mod owner;

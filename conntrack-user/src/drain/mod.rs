@@ -1,0 +1,1 @@
+//! Stage two: what the kernel and the probes have to say.

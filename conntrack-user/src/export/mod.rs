@@ -1,0 +1,1 @@
+//! Stage five: metrics, log events, HTTP.

@@ -1,0 +1,3 @@
+//! The `conntrack-pressure` command.
+
+fn main() {}
