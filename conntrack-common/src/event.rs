@@ -24,6 +24,8 @@ pub enum EventKind {
     ClashLost = 8,
     /// A packet was found INVALID.
     Invalid = 9,
+    /// A new connection's packet was dropped for want of an entry; whether the table was full was not seen.
+    Refused = 10,
 }
 
 impl EventKind {
@@ -40,6 +42,7 @@ impl EventKind {
             7 => Self::InferredRefusal,
             8 => Self::ClashLost,
             9 => Self::Invalid,
+            10 => Self::Refused,
             _ => return None,
         })
     }
@@ -136,3 +139,17 @@ const _: () = assert!(size_of::<Event>() == 136);
 const _: () = assert!(size_of::<SourceKey>() == 24);
 const _: () = assert!(size_of::<SourceWindow>() == 16);
 const _: () = assert!(size_of::<Token>() == 104);
+
+/// The daemon's word to the probes; the one value of the map `CONTROL`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Control {
+    /// Not 0: the `kfree_skb` probe runs, so a refusal waits for its packet to be freed to learn its socket.
+    pub kfree_skb: u32,
+    /// Not 0: the `early_drop` probe runs, so table full is told from want of memory.
+    pub early_drop: u32,
+    /// Not 0: some table is at its limit; without probes, only then can a drop be a refusal.
+    pub at_limit: u32,
+    /// Explicit padding.
+    pub pad: u32,
+}

@@ -11,7 +11,7 @@ pub mod offsets;
 pub mod tuple;
 
 pub use counter::{Counter, TableCounters};
-pub use event::{Event, EventKind, SourceKey, SourceWindow, Token};
+pub use event::{Control, Event, EventKind, SourceKey, SourceWindow, Token};
 pub use offsets::Offsets;
 pub use tuple::{FlowKey, Tuple};
 
@@ -33,7 +33,7 @@ pub const SOURCE_WINDOW_NS: u64 = 1_000_000_000;
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token};
+    use super::{Control, Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token};
 
     macro_rules! pod {
         ($($type:ty),*) => {$(
@@ -41,5 +41,5 @@ mod pod {
             unsafe impl aya::Pod for $type {}
         )*};
     }
-    pod!(Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token);
+    pod!(Control, Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token);
 }

@@ -62,8 +62,8 @@ pub struct Offsets {
     pub state_net: u32,
     /// `request_sock.rsk_listener`
     pub rsk_listener: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// `task_struct.stack`
+    pub task_stack: u32,
 }
 
 impl Offsets {

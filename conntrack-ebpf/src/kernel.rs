@@ -1,0 +1,252 @@
+//! Reading kernel structures by the offsets of the running kernel.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_task, bpf_get_smp_processor_id, bpf_probe_read_kernel, generated::bpf_jiffies64,
+};
+use conntrack_common::{Offsets, Tuple};
+
+use crate::maps::offsets;
+
+/// `AF_INET`.
+pub(crate) const AF_INET: u8 = 2;
+/// `AF_INET6`.
+pub(crate) const AF_INET6: u8 = 10;
+
+const IPPROTO_ICMP: u8 = 1;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+const IPPROTO_ICMPV6: u8 = 58;
+const IPPROTO_SCTP: u8 = 132;
+
+/// Low bits of `sk_buff._nfct`: `ctinfo`; the rest is the `struct nf_conn *`.
+const NFCT_INFOMASK: u64 = 7;
+/// `IP_CT_IS_REPLY`: this `ctinfo` and those above are of the reply direction.
+const IP_CT_IS_REPLY: u64 = 3;
+
+/// `THREAD_SIZE` of x86-64 and arm64 without KASAN.
+const THREAD_SIZE: u64 = 16 << 10;
+
+/// Reads a value; `None` when the address faults.
+#[inline(always)]
+pub(crate) fn read<T>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+/// Reads a member by its offset; `None` when this kernel has no such member.
+#[inline(always)]
+pub(crate) fn member<T>(base: u64, offset: usize) -> Option<T> {
+    if offset == Offsets::ABSENT as usize || base == 0 { None } else { read(base + offset as u64) }
+}
+
+/// inode of a `struct net *`.
+#[inline(always)]
+pub(crate) fn netns(net: u64) -> u32 {
+    member(net, offsets().net_inum()).unwrap_or(0)
+}
+
+/// inode of the namespace of a `struct nf_conn *`.
+#[inline(always)]
+pub(crate) fn ct_netns(ct: u64) -> u32 {
+    netns(member(ct, offsets().ct_net()).unwrap_or(0))
+}
+
+/// `nf_conn.status`.
+#[inline(always)]
+pub(crate) fn ct_status(ct: u64) -> u32 {
+    member::<u64>(ct, offsets().ct_status()).unwrap_or(0) as u32
+}
+
+/// `nf_ct_is_expired`.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/net/netfilter/nf_conntrack.h#L296>
+#[inline(always)]
+pub(crate) fn ct_expired(ct: u64) -> bool {
+    let Some(timeout) = member::<u32>(ct, offsets().ct_timeout()) else { return false };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_jiffies64() } as u32;
+    timeout.wrapping_sub(now) as i32 <= 0
+}
+
+/// `struct nf_conntrack_tuple`, laid out alike from 5.10 to 7.3.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct KernelTuple {
+    src_u3: [u64; 2],
+    src_u: u16,
+    l3num: u16,
+    dst_u3: [u32; 4],
+    dst_u: u16,
+    protonum: u8,
+    dir: u8,
+}
+
+const _: () = assert!(size_of::<KernelTuple>() == 40);
+
+/// Reads a `struct nf_conntrack_tuple *`.
+#[inline(always)]
+pub(crate) fn tuple(address: u64) -> Option<Tuple> {
+    let kernel: KernelTuple = read(address)?;
+    let d = &kernel.dst_u3;
+    Some(Tuple {
+        saddr: kernel.src_u3,
+        daddr: [u64::from(d[0]) | u64::from(d[1]) << 32, u64::from(d[2]) | u64::from(d[3]) << 32],
+        sport: u16::from_be(kernel.src_u),
+        dport: u16::from_be(kernel.dst_u),
+        l3num: kernel.l3num as u8,
+        protonum: kernel.protonum,
+        pad: 0,
+    })
+}
+
+/// The entry a packet is tied to (0: none) and whether the packet is of the original direction.
+#[inline(always)]
+pub(crate) fn skb_ct(skb: u64) -> (u64, bool) {
+    let nfct: u64 = member(skb, offsets().skb_nfct()).unwrap_or(0);
+    (nfct & !NFCT_INFOMASK, nfct & NFCT_INFOMASK < IP_CT_IS_REPLY)
+}
+
+/// `sk_buff._nfct` as it is: 0 is "no entry", 7 alone "not tracked on purpose".
+#[inline(always)]
+pub(crate) fn skb_nfct(skb: u64) -> Option<u64> {
+    member(skb, offsets().skb_nfct())
+}
+
+/// The tuple of a packet from its headers. IPv6 extension headers are not walked: such a packet has the tuple
+/// of its addresses and first next-header only.
+#[inline(always)]
+pub(crate) fn skb_tuple(skb: u64) -> Option<Tuple> {
+    let head: u64 = member(skb, offsets().skb_head())?;
+    let network: u16 = member(skb, offsets().skb_network_header())?;
+    let ip = head + u64::from(network);
+    let version: u8 = read(ip)?;
+    let mut tuple = Tuple::default();
+    let l4;
+    if version >> 4 == 4 {
+        tuple.l3num = AF_INET;
+        tuple.protonum = read(ip + 9)?;
+        tuple.saddr[0] = u64::from(read::<u32>(ip + 12)?);
+        tuple.daddr[0] = u64::from(read::<u32>(ip + 16)?);
+        l4 = ip + u64::from(version & 0xf) * 4;
+    } else if version >> 4 == 6 {
+        tuple.l3num = AF_INET6;
+        tuple.protonum = read(ip + 6)?;
+        tuple.saddr = read(ip + 8)?;
+        tuple.daddr = read(ip + 24)?;
+        l4 = ip + 40;
+    } else {
+        return None;
+    }
+    match tuple.protonum {
+        IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP => {
+            tuple.sport = u16::from_be(read(l4)?);
+            tuple.dport = u16::from_be(read(l4 + 2)?);
+        }
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => {
+            tuple.dport = u16::from_be(read(l4)?);
+            tuple.sport = u16::from_be(read(l4 + 4)?);
+        }
+        _ => {}
+    }
+    Some(tuple)
+}
+
+/// Is the packet itself a TCP reset? (`tcp_v4_send_reset` answers none.)
+#[inline(always)]
+pub(crate) fn skb_is_reset(skb: u64) -> bool {
+    let flags = || {
+        let head: u64 = member(skb, offsets().skb_head())?;
+        let transport: u16 = member(skb, offsets().skb_transport_header())?;
+        read::<u8>(head + u64::from(transport) + 13)
+    };
+    flags().is_some_and(|flags| flags & 4 != 0)
+}
+
+/// The device a packet is on: (index, inode of its namespace).
+#[inline(always)]
+pub(crate) fn skb_device(skb: u64) -> Option<(u32, u32)> {
+    let device: u64 = member(skb, offsets().skb_dev())?;
+    if device == 0 {
+        return None;
+    }
+    let index: u32 = member(device, offsets().dev_ifindex())?;
+    Some((index, netns(member(device, offsets().dev_net()).unwrap_or(0))))
+}
+
+/// `TCP_TIME_WAIT`, `TCP_NEW_SYN_RECV`: not full sockets, they have no cgroup.
+const MINI_SOCKET_STATES: [u8; 2] = [6, 12];
+
+/// cgroup v2 id of a full socket.
+///
+/// From 5.15 `sk_cgrp_data` starts with a `struct cgroup *`; before, the same word is tagged with bit 0 when it
+/// holds a class id and priority instead.
+/// <https://github.com/torvalds/linux/blob/v5.10/include/linux/cgroup-defs.h#L770>
+#[inline(always)]
+pub(crate) fn sk_cgroup(sk: u64) -> Option<u64> {
+    let state: u8 = member(sk, offsets().sk_state())?;
+    if MINI_SOCKET_STATES[0] == state || MINI_SOCKET_STATES[1] == state {
+        return None;
+    }
+    let cgroup: u64 = member(sk, offsets().sk_cgrp_data())?;
+    if cgroup == 0 || cgroup & 1 != 0 {
+        return None;
+    }
+    let node: u64 = member(cgroup, offsets().cgroup_kn())?;
+    member(node, offsets().kernfs_id())
+}
+
+/// inode of a socket's namespace.
+#[inline(always)]
+pub(crate) fn sk_netns(sk: u64) -> u32 {
+    netns(member(sk, offsets().sk_net()).unwrap_or(0))
+}
+
+/// A TCP socket's own view of its connection: source is local.
+#[inline(always)]
+pub(crate) fn sk_tuple(sk: u64) -> Option<Tuple> {
+    let family: u16 = member(sk, offsets().sk_family())?;
+    let mut tuple = Tuple {
+        sport: member(sk, offsets().sk_num())?,
+        dport: u16::from_be(member(sk, offsets().sk_dport())?),
+        l3num: family as u8,
+        protonum: IPPROTO_TCP,
+        ..Tuple::default()
+    };
+    if tuple.l3num == AF_INET6 {
+        tuple.saddr = member(sk, offsets().sk_v6_rcv_saddr())?;
+        tuple.daddr = member(sk, offsets().sk_v6_daddr())?;
+        // A v4 connection on a v6 socket: ::ffff:a.b.c.d
+        if tuple.daddr[0] == 0 && tuple.daddr[1] as u32 == u32::from_ne_bytes([0, 0, 0xff, 0xff]) {
+            tuple.l3num = AF_INET;
+            tuple.saddr = [tuple.saddr[1] >> 32, 0];
+            tuple.daddr = [tuple.daddr[1] >> 32, 0];
+        }
+    } else {
+        tuple.saddr[0] = u64::from(member::<u32>(sk, offsets().sk_rcv_saddr())?);
+        tuple.daddr[0] = u64::from(member::<u32>(sk, offsets().sk_daddr())?);
+    }
+    Some(tuple)
+}
+
+/// Names the thread of execution that runs this probe: the task while on the task's own stack, else the CPU,
+/// since a softirq on its own stack neither moves nor nests. `position` is any address on the current stack.
+///
+/// A function and what it calls run in one such context, which `current` alone does not tell: a softirq
+/// borrows whatever task it interrupts.
+#[inline(always)]
+pub(crate) fn context(position: u64) -> u64 {
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let stack: u64 = member(task, offsets().task_stack()).unwrap_or(0);
+    if position.wrapping_sub(stack) < THREAD_SIZE {
+        task
+    } else {
+        // SAFETY: no arguments.
+        u64::from(unsafe { bpf_get_smp_processor_id() } as u32)
+    }
+}
+
+/// A pointer the verifier tracks, as the plain number `context` calculates with.
+#[inline(always)]
+pub(crate) fn number(pointer: u64) -> u64 {
+    read(&raw const pointer as u64).unwrap_or(0)
+}

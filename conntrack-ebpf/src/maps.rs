@@ -1,0 +1,188 @@
+//! The maps, and the two values the daemon sets before load.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, Queue, RingBuf},
+};
+use conntrack_common::{
+    Control, Event, FlowKey, MAX_TABLES, Offsets, RING_BYTES, SourceKey, SourceWindow, TableCounters, Token,
+};
+
+/// Where the kernel keeps what is read here; set by the daemon from the kernel's BTF.
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = offsets_absent();
+
+/// Number of possible CPUs; set by the daemon.
+#[unsafe(no_mangle)]
+static CPUS: u32 = 1;
+
+/// Value of `SKB_DROP_REASON_NETFILTER_DROP` in this kernel; set by the daemon.
+#[unsafe(no_mangle)]
+static REASON_NETFILTER_DROP: u32 = u32::MAX;
+
+/// inode of a network namespace → slot.
+#[map]
+pub(crate) static TABLES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TABLES, 0);
+
+/// Slots not in use. The daemon fills it; taking one is atomic in the kernel.
+#[map]
+pub(crate) static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(MAX_TABLES, 0);
+
+/// slot → inode of its namespace, 0 while free. Mapped by the daemon.
+#[map]
+pub(crate) static SLOT_NETNS: Array<u64> = Array::with_max_entries(MAX_TABLES, BPF_F_MMAPABLE);
+
+/// slot × CPUs + cpu → counters. Mapped by the daemon, which sets its size before load.
+#[map]
+pub(crate) static COUNTERS: Array<TableCounters> = Array::with_max_entries(MAX_TABLES, BPF_F_MMAPABLE);
+
+/// Records of rare facts.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// Source → its window of the limiter.
+#[map]
+pub(crate) static SOURCES: LruHashMap<SourceKey, SourceWindow> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Flow key of either tuple of an evicted entry → token.
+#[map]
+pub(crate) static TOKENS: LruHashMap<FlowKey, Token> = LruHashMap::with_max_entries(65_536, 0);
+
+/// What a kprobe saw at entry, for the kretprobe: stack pointer at return → arguments.
+#[map]
+pub(crate) static STASH: HashMap<u64, Stash> = HashMap::with_max_entries(4_096, 0);
+
+/// Execution context → the evictor (`early_drop` or `gc_worker`) it is inside of.
+#[map]
+pub(crate) static EVICTORS: HashMap<u64, Evictor> = HashMap::with_max_entries(1_024, 0);
+
+/// (net, hash) of a refusal by `early_drop`, until `__nf_conntrack_alloc` returns it as an error.
+#[map]
+pub(crate) static FULL_MARKS: LruHashMap<FullMark, u32> = LruHashMap::with_max_entries(1_024, 0);
+
+/// skb of a clash lost, until `__nf_conntrack_confirm` returns.
+#[map]
+pub(crate) static CLASH_MARKS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(1_024, 0);
+
+/// Execution context → a refusal whose packet is about to be freed.
+#[map]
+pub(crate) static PENDING: HashMap<u64, Event> = HashMap::with_max_entries(1_024, 0);
+
+/// The daemon's word to the probes.
+#[map]
+pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// Arguments kept from entry to return.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Stash {
+    /// Which function: two probes must not take each other's.
+    pub(crate) tag: u64,
+    pub(crate) a: u64,
+    pub(crate) b: u64,
+    pub(crate) c: u64,
+    pub(crate) d: u64,
+}
+
+/// An eviction pass under way.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Evictor {
+    /// `struct net *` that wants room; 0 for the garbage collector.
+    pub(crate) net: u64,
+    /// Bucket hash that `early_drop` was called with.
+    pub(crate) hash: u32,
+    /// The `EventKind` its evictions get.
+    pub(crate) kind: u32,
+}
+
+/// Key of `FULL_MARKS`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct FullMark {
+    pub(crate) net: u64,
+    pub(crate) hash: u64,
+}
+
+/// The offsets of the running kernel.
+#[inline(always)]
+pub(crate) fn offsets() -> &'static VolatileOffsets {
+    // SAFETY: VolatileOffsets is a transparent view of the same static.
+    unsafe { &*(&raw const OFFSETS).cast() }
+}
+
+/// `OFFSETS` as the loader left it: read volatile, or the compiler would fold the values of this file.
+#[repr(transparent)]
+pub(crate) struct VolatileOffsets(Offsets);
+
+macro_rules! fields {
+    ($($name:ident),* $(,)?) => {
+        impl VolatileOffsets {
+            $(
+                #[inline(always)]
+                pub(crate) fn $name(&self) -> usize {
+                    // SAFETY: a reference to a field of a live static.
+                    unsafe { core::ptr::read_volatile(&raw const self.0.$name) as usize }
+                }
+            )*
+        }
+
+        const fn offsets_absent() -> Offsets {
+            Offsets { $($name: Offsets::ABSENT),* }
+        }
+    };
+}
+
+fields!(
+    ct_orig,
+    ct_reply,
+    ct_status,
+    ct_timeout,
+    ct_net,
+    net_inum,
+    skb_nfct,
+    skb_sk,
+    skb_dev,
+    skb_head,
+    skb_network_header,
+    skb_transport_header,
+    skb_protocol,
+    dev_ifindex,
+    dev_net,
+    sk_net,
+    sk_family,
+    sk_state,
+    sk_daddr,
+    sk_rcv_saddr,
+    sk_dport,
+    sk_num,
+    sk_v6_daddr,
+    sk_v6_rcv_saddr,
+    sk_cgrp_data,
+    cgroup_kn,
+    kernfs_id,
+    state_net,
+    rsk_listener,
+    task_stack,
+);
+
+/// Number of possible CPUs.
+#[inline(always)]
+pub(crate) fn cpus() -> u32 {
+    // SAFETY: a live static; volatile for the reason given at `VolatileOffsets`.
+    unsafe { core::ptr::read_volatile(&raw const CPUS) }
+}
+
+/// `SKB_DROP_REASON_NETFILTER_DROP`.
+#[inline(always)]
+pub(crate) fn reason_netfilter_drop() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const REASON_NETFILTER_DROP) }
+}
+
+/// The daemon's word; all zero until it has spoken.
+#[inline(always)]
+pub(crate) fn control() -> Control {
+    CONTROL.get(0).copied().unwrap_or_default()
+}

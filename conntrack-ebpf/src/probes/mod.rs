@@ -1,0 +1,54 @@
+//! The hooks. Each file holds the handlers of one subject and the programs that call them.
+
+mod alloc;
+mod evict;
+mod free;
+mod insert;
+mod packet;
+mod tcp;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_ANY,
+    programs::{ProbeContext, RetProbeContext},
+};
+
+use crate::maps::{STASH, Stash};
+
+/// The stack pointer of a probed function at its entry, as its return will have it.
+#[inline(always)]
+fn sp_at_entry(ctx: &ProbeContext) -> u64 {
+    // SAFETY: the context of a kprobe is a struct pt_regs. On x86 `ret` pops the return address.
+    unsafe { (*ctx.regs).rsp + 8 }
+}
+
+/// The stack pointer at return: what `sp_at_entry` said for the same call.
+#[inline(always)]
+fn sp_at_return(ctx: &RetProbeContext) -> u64 {
+    // SAFETY: the context of a kretprobe is a struct pt_regs.
+    unsafe { (*ctx.regs).rsp }
+}
+
+/// Keeps arguments until the return of this call.
+#[inline(always)]
+fn stash(key: u64, value: Stash) {
+    let _: Result<(), i32> = STASH.insert(key, value, BPF_ANY.into());
+}
+
+/// Takes the arguments kept by the function with this tag.
+#[inline(always)]
+fn unstash(key: u64, tag: u64) -> Option<Stash> {
+    // SAFETY: only this call, on this stack, writes the value.
+    let value = *unsafe { STASH.get(key) }?;
+    if value.tag != tag {
+        return None;
+    }
+    let _: Result<(), i32> = STASH.remove(key);
+    Some(value)
+}
+
+/// The address of a tracing program's argument array: the same at entry and exit of one call.
+#[inline(always)]
+fn frame<C: EbpfContext>(ctx: &C) -> u64 {
+    crate::kernel::number(ctx.as_ptr() as u64)
+}

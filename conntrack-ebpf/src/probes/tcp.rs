@@ -1,0 +1,117 @@
+//! TCP resets, and whether an eviction left a token for their flow.
+//!
+//! `void tcp_v4_send_reset(const struct sock *sk, struct sk_buff *skb, …)`, likewise v6;
+//! tracepoints `tcp_send_reset(sk, skb[, reason])` and `tcp_receive_reset(sk)`
+//! <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_ipv4.c#L711>
+
+use aya_ebpf::{
+    macros::{fentry, kprobe, raw_tracepoint},
+    programs::{FEntryContext, ProbeContext, RawTracePointContext},
+};
+use conntrack_common::{
+    Counter, EventKind, Tuple,
+    event::{FLAG_CGROUP, FLAG_NAT, FLAG_REPEATED, FLAG_REPLY},
+};
+
+use crate::{
+    emit::{self, OTHER},
+    kernel::{sk_cgroup, sk_netns, sk_tuple, skb_device, skb_is_reset, skb_tuple},
+    maps::TOKENS,
+    table::{bump, slot},
+};
+
+/// `IPS_SRC_NAT | IPS_DST_NAT`.
+const IPS_NAT_MASK: u32 = 1 << 4 | 1 << 5;
+
+#[kprobe]
+fn send_reset_enter(ctx: ProbeContext) -> u32 {
+    sending(ctx.arg(0).unwrap_or(0), ctx.arg(1).unwrap_or(0));
+    0
+}
+
+#[fentry]
+fn send_reset_entry(ctx: FEntryContext) -> i32 {
+    sending(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// Where the functions cannot be probed. Before 6.12 it shows only resets of sockets.
+#[raw_tracepoint]
+fn tcp_send_reset(ctx: RawTracePointContext) -> i32 {
+    sending(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[raw_tracepoint]
+fn tcp_receive_reset(ctx: RawTracePointContext) -> i32 {
+    let sk: u64 = ctx.arg(0);
+    let netns = sk_netns(sk);
+    let slot = slot(netns);
+    bump(slot, Counter::ResetsReceived);
+    if let Some(tuple) = sk_tuple(sk) {
+        attribute(EventKind::ResetReceived, netns, slot, tuple, sk);
+    }
+    0
+}
+
+#[inline(always)]
+fn sending(sk: u64, skb: u64) {
+    // No packet: the application aborted its own connection.
+    if skb != 0 && skb_is_reset(skb) {
+        return; // a reset is never answered
+    }
+    let netns = match (sk, skb_device(skb)) {
+        (0, Some((_, netns))) => netns,
+        (0, None) => 0,
+        (sk, _) => sk_netns(sk),
+    };
+    let slot = slot(netns);
+    bump(slot, Counter::ResetsSent);
+    let tuple = if skb != 0 { skb_tuple(skb) } else { sk_tuple(sk) };
+    if let Some(tuple) = tuple {
+        attribute(EventKind::ResetSent, netns, slot, tuple, sk);
+    }
+}
+
+/// Matches a reset with the token of an eviction. The namespace is left out of the match: the host's table
+/// lost the entry, the pod sees the reset.
+#[inline(always)]
+fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
+    let Some(token) = TOKENS.get_ptr_mut(tuple.flow_key()) else { return };
+    // SAFETY: a live map value; `matched` is a mark, not a book.
+    let token = unsafe { &mut *token };
+    let mut event = emit::event(kind, netns);
+    event.orig = tuple;
+    event.reply = token.orig;
+    event.status = token.status;
+    event.token_netns = token.netns;
+    event.token_ktime_ns = token.ktime_ns;
+    event.token_kind = token.kind;
+    event.flags = FLAG_REPLY;
+    if token.status & IPS_NAT_MASK != 0 {
+        event.flags |= FLAG_NAT;
+    }
+    bump(slot, Counter::ResetsEvicted);
+    // Both ends of one connection may see a reset, under either of its tuples: it is counted once.
+    if token.matched != 0 {
+        event.flags |= FLAG_REPEATED;
+    }
+    let (orig, reply) = (token.orig.flow_key(), token.reply.flow_key());
+    mark(&orig);
+    mark(&reply);
+    if sk != 0
+        && let Some(cgroup) = sk_cgroup(sk)
+    {
+        event.cgroup_id = cgroup;
+        event.flags |= FLAG_CGROUP;
+    }
+    emit::send(event, slot, &OTHER);
+}
+
+#[inline(always)]
+fn mark(key: &conntrack_common::FlowKey) {
+    if let Some(token) = TOKENS.get_ptr_mut(key) {
+        // SAFETY: as above.
+        unsafe { (*token).matched += 1 };
+    }
+}
