@@ -6,14 +6,26 @@
 //! | `cache`, `proc`, `apt`, `build` | downloads, programs, Debian's packages, cargo |
 //! | `kernel` | which kernels there are, and getting one |
 //! | `guest` | a guest's root, and running a command in it |
+//! | `setup` | what a machine needs, and installing it |
+//! | `daemon` | `run` and `demo` |
+//! | `suites` | the guest tests, a table of data |
+//! | `test`, `lint`, `report` | `test`, `lint` and `matrix`, and the report it writes |
+//!
+//! A new command is a variant in `cli` and a module in this table.
 
 mod apt;
 mod build;
 mod cache;
 mod cli;
+mod daemon;
 mod guest;
 mod kernel;
+mod lint;
 mod proc;
+mod report;
+mod setup;
+mod suites;
+mod test;
 
 use std::process::ExitCode;
 

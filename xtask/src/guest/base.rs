@@ -17,8 +17,8 @@ use crate::kernel::obtain::Obtained;
 use crate::{cache, proc};
 
 /// Programs of the host a guest carries, beside busybox.
-const TOOLS: [&str; 11] =
-    ["nft", "ip", "ss", "tc", "conntrack", "bpftool", "bash", "dash", "kmod", "sysctl", "setpriv"];
+const TOOLS: [&str; 10] =
+    ["nft", "ip", "ss", "tc", "conntrack", "bpftool", "bash", "dash", "kmod", "setpriv"];
 /// Names one program answers to.
 const LINKS: [(&str, &str); 6] = [
     ("usr/bin/sh", "dash"),
