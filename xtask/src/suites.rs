@@ -34,25 +34,23 @@ pub(crate) const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "newest"];
 pub(crate) fn run(suite: &Suite, kernel: &str, programs: &[PathBuf]) -> (Row, Option<String>) {
     let command = std::iter::once("conntrack-guest").chain(suite.args.iter().copied()).collect::<Vec<_>>();
     let request = VmRequest { timeout: suite.timeout, ..VmRequest::new(kernel, &command) };
-    let started = Instant::now();
-    let outcome = vm::run(&request, programs);
-    let seconds = started.elapsed().as_secs_f64();
-    let row = |result, figures| Row {
+    let row = |result, figures, seconds| Row {
         suite: suite.name.to_owned(),
         kernel: kernel.to_owned(),
         result,
         figures,
         seconds,
     };
-    match outcome {
+    let started = Instant::now();
+    match vm::run(&request, programs) {
         Ok(outcome) => {
             let result = verdict(outcome.end, suite.timeout);
             if result.is_err() {
                 eprintln!("the guest's console:\n{}", outcome.console_tail(40));
             }
-            (row(result, report::figures(&outcome.output)), Some(outcome.kernel))
+            (row(result, report::figures(&outcome.output), outcome.took.as_secs_f64()), Some(outcome.kernel))
         }
-        Err(error) => (row(Err(format!("{error:#}")), Vec::new()), None),
+        Err(error) => (row(Err(format!("{error:#}")), Vec::new(), started.elapsed().as_secs_f64()), None),
     }
 }
 

@@ -108,7 +108,7 @@ fn compare(want: Want, machine: &Machine) -> Missing {
     let mut packages = Vec::new();
     packages.extend(BUILD.into_iter().filter(|package| {
         // A compiler of another package, or one put there by hand, is as good.
-        !has(package, "cc") && !(*package == BUILD[0] && machine.programs.contains("c++"))
+        !(has(package, "cc") || *package == BUILD[0] && machine.programs.contains("c++"))
     }));
     if machine.packages.is_none() {
         packages.retain(|&package| package != BUILD[1]);
