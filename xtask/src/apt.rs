@@ -11,6 +11,8 @@ use crate::{cache, proc};
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// How long package lists are taken as they are, in seconds.
 pub(crate) const FRESH: u64 = 24 * 60 * 60;
+/// How long it is until lists that could not all be had are tried again, in seconds.
+const RETRY: u64 = 60 * 60;
 
 /// Where Debian and its security updates come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,29 +162,38 @@ impl Apt {
         .collect()
     }
 
-    /// Whether the lists are younger than a day.
+    /// Whether the lists are of today; lists that could not all be had are tried again after an hour.
     pub(crate) fn is_fresh(&self) -> bool {
-        cache::is_younger(&self.folder.join("updated"), FRESH)
+        let age = if self.lacking().is_some() { RETRY } else { FRESH };
+        cache::is_younger(&self.mark(), age)
     }
 
-    /// Remembers that the lists are new.
+    /// Why the last update did not bring all lists; nothing when it did.
+    pub(crate) fn lacking(&self) -> Option<String> {
+        fs::read_to_string(self.mark()).ok().filter(|why| !why.is_empty())
+    }
+
+    fn mark(&self) -> PathBuf {
+        self.folder.join("updated")
+    }
+
+    /// Remembers that the lists were fetched now, and what failed.
     ///
     /// # Errors
     /// When the mark cannot be written.
-    pub(crate) fn mark_updated(&self) -> Result<()> {
-        let path = self.folder.join("updated");
-        fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))
+    pub(crate) fn mark_updated(&self, lacking: &str) -> Result<()> {
+        fs::write(self.mark(), lacking).with_context(|| format!("cannot write {}", self.mark().display()))
     }
 
     /// Fetches package lists without looking at what is installed here. A suite that fails leaves the
-    /// others' lists in place; the error says what failed.
+    /// others' lists in place: [`Self::lacking`] then says what failed.
     ///
     /// # Errors
-    /// When any list cannot be had.
+    /// When the outcome cannot be remembered.
     pub(crate) fn update(&self) -> Result<()> {
         let mut command = self.get();
-        proc::output(command.args(["-q", "update"])).context("package lists cannot be fetched")?;
-        self.mark_updated()
+        let failed = proc::output(command.args(["-q", "update"])).err();
+        self.mark_updated(&failed.map(|why| format!("{why:#}")).unwrap_or_default())
     }
 
     /// Downloads packages (`name=version`) into `folder` and returns their files.

@@ -6,13 +6,16 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The program and its arguments as a person would type them.
+/// The program and its arguments as a person would type them; the middle of a long line is left out.
 pub(crate) fn shown(command: &Command) -> String {
-    std::iter::once(command.get_program())
+    let mut words = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|part| quote(&part.to_string_lossy()))
-        .collect::<Vec<_>>()
-        .join(" ")
+        .collect::<Vec<_>>();
+    if words.len() > 12 {
+        words.splice(1..words.len() - 3, ["…".to_owned()]);
+    }
+    words.join(" ")
 }
 
 /// Quotes a word for a POSIX shell, if it needs it.

@@ -80,7 +80,8 @@ fn resolve(wanted: &str, kernels: &Path) -> Result<Kernel> {
     fs::create_dir_all(&answers)?;
     let path = answers.join(format!("{}.json", wanted.replace('/', "_")));
     let known = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Kernel>(&bytes).ok());
-    if let (Some(kernel), true) = (&known, cache::is_younger(&path, apt::FRESH)) {
+    let complete = archive().is_ok_and(|apt| apt.lacking().is_none());
+    if let (Some(kernel), true) = (&known, complete && cache::is_younger(&path, apt::FRESH)) {
         return Ok(kernel.clone());
     }
     match ask(wanted) {
@@ -100,15 +101,20 @@ fn resolve(wanted: &str, kernels: &Path) -> Result<Kernel> {
 
 fn ask(wanted: &str) -> Result<Kernel> {
     let apt = archive()?;
-    let mut failed = None;
     if !apt.is_fresh() {
         eprintln!("fetching the package lists of Debian's kernels");
-        failed = apt.update().err();
+        apt.update()?;
     }
     let offers = offers(&apt.lists())?;
-    match (offers.choose(wanted), failed) {
-        (Some(kernel), _) => Ok(kernel),
-        (None, Some(why)) => Err(why),
+    match (offers.choose(wanted), apt.lacking()) {
+        (Some(kernel), None) => Ok(kernel),
+        (Some(kernel), Some(why)) => {
+            eprintln!("kernel {wanted}: {}, but not all package lists could be had: {why}", kernel.release);
+            Ok(kernel)
+        }
+        (None, Some(why)) => {
+            Err(anyhow!("not in the package lists that could be had, and not all could: {why}"))
+        }
         (None, None) if offers.is_empty() => Err(anyhow!("the package lists hold no kernel")),
         (None, None) => Err(anyhow!("no linux-image-…-cloud-amd64 of it in {}", SUITES.join(", "))),
     }

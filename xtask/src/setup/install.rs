@@ -54,7 +54,7 @@ fn update(apt: &Apt) -> Result<()> {
     eprintln!("fetching Debian's package lists");
     proc::output(as_root("apt-get")?.args(apt.options()).args(["-q", "update"]))
         .context("package lists cannot be fetched")?;
-    apt.mark_updated()
+    apt.mark_updated("")
 }
 
 /// A command that runs with root's rights.
