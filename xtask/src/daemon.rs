@@ -1,0 +1,40 @@
+//! `run` and `demo`: the daemon on this host, and in a guest.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::guest::vm::VmRequest;
+use crate::{build, cli, proc, setup};
+
+/// Sets up what is missing, builds the daemon, and becomes it; through sudo unless root.
+///
+/// # Errors
+/// When setting up is refused, the build fails, or the daemon does not start.
+pub(crate) fn run(args: &[String], yes: bool) -> Result<ExitCode> {
+    setup::ensure(false, yes)?;
+    let daemon = build::daemon()?;
+    let mut command = if proc::is_root() {
+        Command::new(&daemon)
+    } else {
+        let sudo =
+            proc::find("sudo").context("the probes need root, and there is no sudo: run this as root")?;
+        let mut command = Command::new(sudo);
+        command.arg(&daemon);
+        command
+    };
+    let error = command.arg("run").args(args).exec();
+    Err(anyhow!(error).context(format!("`{}` does not start", proc::shown(&command))))
+}
+
+/// Shows in a guest how a table overruns and what the daemon says; this host is not touched.
+///
+/// # Errors
+/// When setting up is refused or the guest cannot be had.
+pub(crate) fn demo(kernel: &str, yes: bool) -> Result<ExitCode> {
+    setup::ensure(true, yes)?;
+    let timeout = Duration::from_secs(600);
+    cli::boot(&VmRequest { timeout, ..VmRequest::new(kernel, &["conntrack-guest", "demo"]) })
+}

@@ -1,0 +1,91 @@
+//! The guest tests: which there are, and running one.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::guest::vm::{self, End, VmRequest};
+use crate::report::{self, Row};
+
+/// A test that runs in a guest, as a command of `conntrack-guest`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suite {
+    /// Its name in reports.
+    pub(crate) name: &'static str,
+    /// The arguments of `conntrack-guest`.
+    pub(crate) args: &'static [&'static str],
+    /// The kernels `test` runs it on; `matrix` runs each on all.
+    pub(crate) test_on: &'static [&'static str],
+    /// How long it may take.
+    pub(crate) timeout: Duration,
+}
+
+/// Every guest test. A new one is a new row.
+pub(crate) const SUITES: &[Suite] = &[Suite {
+    name: "hello",
+    args: &["hello"],
+    test_on: &["6.12", "5.10", "newest"],
+    timeout: Duration::from_secs(300),
+}];
+
+/// The kernels `matrix` runs on.
+pub(crate) const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "newest"];
+
+/// Runs a suite on a kernel and streams its output. Also returns the kernel that was booted, if one was.
+pub(crate) fn run(suite: &Suite, kernel: &str, programs: &[PathBuf]) -> (Row, Option<String>) {
+    let command = std::iter::once("conntrack-guest").chain(suite.args.iter().copied()).collect::<Vec<_>>();
+    let request = VmRequest { timeout: suite.timeout, ..VmRequest::new(kernel, &command) };
+    let row = |result, figures, seconds| Row {
+        suite: suite.name.to_owned(),
+        kernel: kernel.to_owned(),
+        result,
+        figures,
+        seconds,
+    };
+    let started = Instant::now();
+    match vm::run(&request, programs) {
+        Ok(outcome) => {
+            let result = verdict(outcome.end, suite.timeout);
+            if result.is_err() {
+                eprintln!("the guest's console:\n{}", outcome.console_tail(40));
+            }
+            (row(result, report::figures(&outcome.output), outcome.took.as_secs_f64()), Some(outcome.kernel))
+        }
+        Err(error) => (row(Err(format!("{error:#}")), Vec::new(), started.elapsed().as_secs_f64()), None),
+    }
+}
+
+fn verdict(end: End, timeout: Duration) -> Result<(), String> {
+    match end {
+        End::Exited(0) => Ok(()),
+        End::Exited(status) => Err(format!("exit status {status}")),
+        End::Panicked => Err("the kernel stopped".to_owned()),
+        End::TimedOut => Err(format!("no end within {} s", timeout.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_exit_with_zero_is_green() {
+        let timeout = Duration::from_secs(5);
+        assert_eq!(verdict(End::Exited(0), timeout), Ok(()));
+        for end in [End::Exited(1), End::Panicked, End::TimedOut] {
+            assert!(verdict(end, timeout).is_err(), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_had_is_never_green() {
+        let (row, booted) = run(&SUITES[0], "/nonexistent/kernel", &[]);
+        assert!(row.result.is_err_and(|why| why.starts_with("not obtainable: ")));
+        assert_eq!(booted, None);
+    }
+
+    #[test]
+    fn suites_have_names_of_their_own() {
+        let names = SUITES.iter().map(|suite| suite.name).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(names.len(), SUITES.len());
+    }
+}
