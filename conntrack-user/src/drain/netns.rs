@@ -24,7 +24,7 @@ pub struct Namespace {
     pub path: PathBuf,
     /// Processes in it, sorted, at most [`MAX_PIDS`]. Empty: only a bind mount keeps it.
     pub pids: Vec<u32>,
-    /// Is it the namespace of PID 1?
+    /// Is it the host's, that is the namespace of PID 1?
     pub host: bool,
 }
 
@@ -32,16 +32,16 @@ pub struct Namespace {
 /// Not found: one that only a thread (not its process), a socket or an open descriptor is in.
 ///
 /// # Errors
-/// When `procfs` or its `1/ns/net` cannot be read. Processes that end meanwhile are no error.
+/// When `procfs` cannot be read, or the host's namespace cannot be told: `1/ns/net` is unreadable and this thread
+/// is not in the initial namespace. Processes that end meanwhile are no error.
 pub fn list_namespaces(procfs: &Path) -> io::Result<Vec<Namespace>> {
     let directory = openat(CWD, procfs, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| named(errno.into(), procfs, "is procfs mounted there?"))?;
-    let host = namespace_of(&directory, 1).map_err(|error| {
-        named(error, &procfs.join("1/ns/net"), "run as root, in the host's PID namespace")
-    })?;
+    let host = host_inum(procfs, &directory)?;
     let mut found = Found { host, namespaces: Vec::new(), index: HashMap::new() };
     scan_processes(procfs, &directory, &mut found)?;
-    for (mountinfo, root) in [("1/mountinfo", procfs.join("1/root")), ("self/mountinfo", PathBuf::from("/"))]
+    // This process's own mounts come first: their paths need no access to PID 1.
+    for (mountinfo, root) in [("self/mountinfo", PathBuf::from("/")), ("1/mountinfo", procfs.join("1/root"))]
     {
         // Without them the namespaces of processes still stand.
         if let Ok(text) = std::fs::read(procfs.join(mountinfo)) {
@@ -57,6 +57,22 @@ pub fn list_namespaces(procfs: &Path) -> io::Result<Vec<Namespace>> {
     }
     namespaces.sort_unstable_by_key(|namespace| namespace.inum);
     Ok(namespaces)
+}
+
+/// The inode of PID 1's namespace. Where PID 1 is not ours to look at, that of this thread serves if it is the
+/// initial namespace, the only one to have `net.core.netdev_budget`.
+fn host_inum(procfs: &Path, directory: &OwnedFd) -> io::Result<u32> {
+    let error = match namespace_of(directory, "1") {
+        Ok(inum) => return Ok(inum),
+        Err(error) => error,
+    };
+    let in_initial = procfs.join("sys/net/core/netdev_budget").exists();
+    if error.kind() == io::ErrorKind::PermissionDenied && in_initial {
+        return namespace_of(directory, "thread-self")
+            .map_err(|error| named(error, &procfs.join("thread-self/ns/net"), "is procfs mounted there?"));
+    }
+    let hint = "run as root with CAP_SYS_PTRACE, in the host's PID namespace";
+    Err(named(error, &procfs.join("1/ns/net"), hint))
 }
 
 struct Found {
@@ -95,10 +111,10 @@ fn parse_pid(name: &CStr) -> Option<u32> {
 }
 
 /// The inode of a process's network namespace: one readlink, no allocation.
-fn namespace_of(procfs: &OwnedFd, pid: u32) -> io::Result<u32> {
+fn namespace_of(procfs: &OwnedFd, process: impl std::fmt::Display) -> io::Result<u32> {
     use io::Write;
     let mut path = [0_u8; 32];
-    write!(&mut path[..], "{pid}/ns/net\0")?;
+    write!(&mut path[..], "{process}/ns/net\0")?;
     let path = CStr::from_bytes_until_nul(&path).map_err(io::Error::other)?;
     let mut target = [0_u8; 32];
     let length = readlinkat_raw(procfs, path, &mut target)?;
