@@ -13,7 +13,7 @@ use conntrack_common::Tuple;
 use conntrack_user::drain::ct_entry::Entry;
 use conntrack_user::drain::ctnetlink::{self, Family};
 use conntrack_user::drain::kernel_stats::StatsAccumulator;
-use conntrack_user::drain::netns::{Namespace, in_namespace, list_namespaces};
+use conntrack_user::drain::netns::{Namespace, in_namespace, list_namespaces, scan_namespaces};
 use conntrack_user::drain::{netns_enter, presence, rtnetlink};
 
 const PROC: &str = "/proc";
@@ -257,6 +257,35 @@ fn entries_and_counts_are_those_of_the_conntrack_tool() {
 }
 
 #[test]
+fn a_large_table_is_dumped_whole() {
+    if !ready() {
+        return;
+    }
+    const ENTRIES: usize = 60_000;
+    let (near, _far) = pair("large");
+    near.inside(|| {
+        // To discard, from few sockets: one connection for each pair of ports. The peer's refusals are not read.
+        for port in 30_000..30_002 {
+            let socket = UdpSocket::bind((near4(), port)).unwrap();
+            for dport in 6_000..36_000 {
+                socket.send_to(b"x", (far4(), dport)).unwrap();
+            }
+        }
+        let (mut entries, mut flows) = (0, BTreeSet::new());
+        let begin = Instant::now();
+        let summary =
+            ctnetlink::dump(None, |entry| entries += usize::from(entry.orig.protonum == 17)).unwrap();
+        println!("dumped {} entries in {:?}: {summary:?}", summary.entries, begin.elapsed());
+        ctnetlink::dump(None, |entry| {
+            flows.insert((entry.orig.protonum, entry.orig.sport, entry.orig.dport));
+        })
+        .unwrap();
+        assert_eq!((entries, summary.malformed), (ENTRIES, 0));
+        assert_eq!(flows.iter().filter(|flow| flow.0 == 17).count(), ENTRIES);
+    });
+}
+
+#[test]
 fn statistics_are_those_of_the_conntrack_tool() {
     if !ready() {
         return;
@@ -378,9 +407,11 @@ fn namespaces_by_mount_and_by_process() {
     assert_eq!(find(inum), None);
 
     let begin = Instant::now();
-    let all = list_namespaces(Path::new(PROC)).unwrap();
+    let scan = scan_namespaces(Path::new(PROC)).unwrap();
+    let took = begin.elapsed();
+    let all = scan.namespaces;
     let processes: usize = all.iter().map(|namespace| namespace.pids.len()).sum();
-    println!("{} namespaces, {processes} processes named, in {:?}", all.len(), begin.elapsed());
+    println!("{} namespaces, {processes} processes named, {} denied, in {took:?}", all.len(), scan.denied);
     assert_eq!(all.iter().filter(|namespace| namespace.host).count(), 1);
     let inums: BTreeSet<u32> = all.iter().map(|namespace| namespace.inum).collect();
     assert_eq!(inums.len(), all.len());

@@ -28,6 +28,15 @@ pub struct Namespace {
     pub host: bool,
 }
 
+/// What one look at all processes and mounts gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// As [`list_namespaces`] gives them.
+    pub namespaces: Vec<Namespace>,
+    /// Processes that this one may not look at: a namespace that only they are in is missing.
+    pub denied: u64,
+}
+
 /// Every namespace that a process is in, or that is bind-mounted where PID 1 or this process sees it; by inode.
 /// Not found: one that only a thread (not its process), a socket or an open descriptor is in.
 ///
@@ -35,10 +44,18 @@ pub struct Namespace {
 /// When `procfs` cannot be read, or the host's namespace cannot be told: `1/ns/net` is unreadable and this thread
 /// is not in the initial namespace. Processes that end meanwhile are no error.
 pub fn list_namespaces(procfs: &Path) -> io::Result<Vec<Namespace>> {
+    Ok(scan_namespaces(procfs)?.namespaces)
+}
+
+/// As [`list_namespaces`], with how much of it could not be seen.
+///
+/// # Errors
+/// As [`list_namespaces`].
+pub fn scan_namespaces(procfs: &Path) -> io::Result<Scan> {
     let directory = openat(CWD, procfs, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| named(errno.into(), procfs, "is procfs mounted there?"))?;
     let host = host_inum(procfs, &directory)?;
-    let mut found = Found { host, namespaces: Vec::new(), index: HashMap::new() };
+    let mut found = Found { host, namespaces: Vec::new(), index: HashMap::new(), denied: 0 };
     scan_processes(procfs, &directory, &mut found)?;
     // This process's own mounts come first: their paths need no access to PID 1.
     for (mountinfo, root) in [("self/mountinfo", PathBuf::from("/")), ("1/mountinfo", procfs.join("1/root"))]
@@ -51,12 +68,12 @@ pub fn list_namespaces(procfs: &Path) -> io::Result<Vec<Namespace>> {
             }
         }
     }
-    let mut namespaces = found.namespaces;
+    let Found { mut namespaces, denied, .. } = found;
     for namespace in &mut namespaces {
         namespace.pids.sort_unstable();
     }
     namespaces.sort_unstable_by_key(|namespace| namespace.inum);
-    Ok(namespaces)
+    Ok(Scan { namespaces, denied })
 }
 
 /// The inode of PID 1's namespace. Where PID 1 is not ours to look at, that of this thread serves if it is the
@@ -79,6 +96,7 @@ struct Found {
     host: u32,
     namespaces: Vec<Namespace>,
     index: HashMap<u32, usize>,
+    denied: u64,
 }
 
 impl Found {
@@ -99,9 +117,12 @@ fn scan_processes(procfs: &Path, directory: &OwnedFd, found: &mut Found) -> io::
     while let Some(entry) = entries.next() {
         let entry = entry.map_err(|errno| named(errno.into(), procfs, "is procfs mounted there?"))?;
         let Some(pid) = parse_pid(entry.file_name()) else { continue };
-        // Gone, a zombie, or not ours to see.
-        let Ok(inum) = namespace_of(directory, pid) else { continue };
-        found.add(inum, Some(pid), || procfs.join(format!("{pid}/ns/net")));
+        match namespace_of(directory, pid) {
+            Ok(inum) => found.add(inum, Some(pid), || procfs.join(format!("{pid}/ns/net"))),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => found.denied += 1,
+            // Gone meanwhile, or a zombie.
+            Err(_) => {}
+        }
     }
     Ok(())
 }
