@@ -7,3 +7,4 @@ pub mod aggregate;
 pub mod attribute;
 pub mod drain;
 pub mod export;
+pub mod kernel;

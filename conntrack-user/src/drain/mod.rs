@@ -1,1 +1,11 @@
 //! Stage two: what the kernel and the probes have to say.
+
+pub mod ct_entry;
+pub mod ctnetlink;
+pub mod kernel_stats;
+pub mod netlink;
+pub mod netns;
+pub mod netns_enter;
+pub mod nlattr;
+pub mod presence;
+pub mod rtnetlink;
