@@ -1,4 +1,16 @@
 //! Stage four: whose it is.
 
+pub mod cgroup_path;
+pub mod cgroup_tree;
+pub mod decode;
+pub mod discover;
+pub mod index;
+pub mod ledger;
+pub mod local_addresses;
+pub mod netns_owner;
 pub mod observed;
 pub mod owner;
+pub mod pod_uid;
+pub mod pods;
+pub mod proc_cgroup;
+pub mod resets;

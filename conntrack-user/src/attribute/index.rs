@@ -1,0 +1,196 @@
+//! Owner of an entry, a refusal or an eviction: the first evidence that proves one.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use super::local_addresses::{LocalAddresses, Place};
+use super::netns_owner::{PodNames, owner_of_cgroup, owner_of_processes};
+use super::observed::Flow;
+use super::owner::{Evidence, Owner};
+use super::pods::PodName;
+
+#[cfg(test)]
+mod tests;
+
+/// Path of a cgroup by its v2 id; None where it is not known.
+pub type CgroupLookup = Box<dyn Fn(u64) -> Option<Vec<u8>> + Send + Sync>;
+
+/// What is known of one network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceFacts {
+    /// Its inode.
+    pub netns: u32,
+    /// Is it the host's?
+    pub host: bool,
+    /// cgroup paths of its processes, or of some of them; not needed for the host's.
+    pub cgroups: Vec<Vec<u8>>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Everything the index is made from.
+pub struct Inputs {
+    /// Every namespace found, the host's included.
+    pub namespaces: Vec<NamespaceFacts>,
+    /// Pod names, from the API or the log directories.
+    pub pods: Vec<PodName>,
+    /// Device index in the host's namespace → inode of the namespace where the other end of the veth is.
+    pub peers: HashMap<u32, u32>,
+    /// Path of a cgroup by id.
+    pub cgroup: CgroupLookup,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Query<'a> {
+    /// Inode of the namespace whose table it is.
+    pub netns: u32,
+    /// Original flow.
+    pub orig: Option<&'a Flow>,
+    /// Reply flow, after translation; a refusal has none.
+    pub reply: Option<&'a Flow>,
+    /// cgroup v2 id of the sending socket.
+    pub cgroup_id: Option<u64>,
+    /// Device in that namespace on which the packet came in.
+    pub ifindex: Option<u32>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attribution {
+    /// Who made the connection.
+    pub owner: Owner,
+    /// By what evidence.
+    pub evidence: Evidence,
+    /// Who answers it, where that is a pod or container of this node.
+    pub responder: Option<Owner>,
+}
+
+/// Owners at one instant. Addresses are used again: make a new one whenever namespaces come or go.
+pub struct OwnerIndex {
+    host: Option<u32>,
+    namespaces: HashMap<u32, Owner>,
+    addresses: LocalAddresses,
+    /// Were the host's own addresses read? Without them nothing can be said to be elsewhere.
+    host_addresses_known: bool,
+    peers: HashMap<u32, u32>,
+    names: PodNames,
+    cgroup: CgroupLookup,
+}
+
+impl OwnerIndex {
+    /// An index of these facts.
+    #[must_use]
+    pub fn new(inputs: Inputs) -> Self {
+        let names: PodNames = inputs.pods.into_iter().map(|pod| (pod.uid.clone(), pod)).collect();
+        let mut index = Self {
+            host: None,
+            namespaces: HashMap::new(),
+            addresses: LocalAddresses::default(),
+            host_addresses_known: false,
+            peers: inputs.peers,
+            names,
+            cgroup: inputs.cgroup,
+        };
+        for namespace in inputs.namespaces {
+            let owner = if namespace.host {
+                index.host = Some(namespace.netns);
+                index.host_addresses_known = !namespace.addresses.is_empty();
+                Owner::Host
+            } else {
+                owner_of_processes(&namespace.cgroups, &index.names)
+            };
+            for &address in &namespace.addresses {
+                index.addresses.add(address, &owner);
+            }
+            index.namespaces.insert(namespace.netns, owner);
+        }
+        index
+    }
+
+    /// Whose namespace it is: a pod's, a cgroup's, the host's, or unknown.
+    #[must_use]
+    pub fn owner_of_netns(&self, netns: u32) -> Owner {
+        self.namespaces.get(&netns).cloned().unwrap_or(Owner::Unknown)
+    }
+
+    /// Whose it is, by the first evidence that proves an owner.
+    #[must_use]
+    pub fn resolve(&self, query: &Query<'_>) -> Attribution {
+        let source = query.orig.map(|flow| flow.src);
+        let (owner, evidence) = self
+            .by_namespace(query.netns)
+            .map(|owner| (owner, Evidence::Namespace))
+            .or_else(|| self.by_device(query, source).map(|owner| (owner, Evidence::Device)))
+            .or_else(|| self.by_tenant_address(source?).map(|owner| (owner, Evidence::SourceAddress)))
+            .or_else(|| self.by_socket(query.cgroup_id?).map(|owner| (owner, Evidence::SocketCgroup)))
+            .or_else(|| self.by_place(query.netns, source?).map(|owner| (owner, Evidence::SourceAddress)))
+            .unwrap_or((Owner::Unknown, Evidence::None));
+        Attribution { owner, evidence, responder: self.responder(query) }
+    }
+
+    /// The table is a pod's or a container's own.
+    fn by_namespace(&self, netns: u32) -> Option<Owner> {
+        self.namespaces.get(&netns).filter(|owner| is_tenant(owner)).cloned()
+    }
+
+    /// The packet came in by a veth whose other end is in a pod. For what the host itself sends, the packet's
+    /// device (where it has one) is the way out, and tells the responder.
+    fn by_device(&self, query: &Query<'_>, source: Option<IpAddr>) -> Option<Owner> {
+        let own = source.is_some_and(|source| {
+            source.is_loopback() || self.addresses.place(source) == Place::Local(&Owner::Host)
+        });
+        if self.host != Some(query.netns) || own || query.cgroup_id.is_some() {
+            return None;
+        }
+        self.by_namespace(*self.peers.get(&query.ifindex?)?)
+    }
+
+    fn by_tenant_address(&self, address: IpAddr) -> Option<Owner> {
+        match self.addresses.place(address) {
+            Place::Local(owner) if is_tenant(owner) => Some(owner.clone()),
+            _ => None,
+        }
+    }
+
+    fn by_socket(&self, cgroup_id: u64) -> Option<Owner> {
+        owner_of_cgroup(&(self.cgroup)(cgroup_id)?, &self.names)
+    }
+
+    /// No owner of its own: the host, or not on this node.
+    fn by_place(&self, netns: u32, source: IpAddr) -> Option<Owner> {
+        if source.is_loopback() {
+            return (self.host == Some(netns)).then_some(Owner::Host);
+        }
+        match self.addresses.place(source) {
+            Place::Local(owner) => Some(owner.clone()),
+            Place::Elsewhere if self.host_addresses_known => Some(Owner::External),
+            Place::Elsewhere | Place::Ambiguous => None,
+        }
+    }
+
+    /// The source of replies is who answers, whatever address was asked; before translation (a refusal) only
+    /// the address asked is known, and a Service's is nobody's.
+    fn responder(&self, query: &Query<'_>) -> Option<Owner> {
+        let answering = query.reply.map(|flow| flow.src);
+        let asked = query.orig.map(|flow| flow.dst);
+        self.by_tenant_address(answering.or(asked)?)
+    }
+}
+
+/// Someone who is on this node but is not the node.
+fn is_tenant(owner: &Owner) -> bool {
+    matches!(owner, Owner::Pod { .. } | Owner::Cgroup { .. })
+}
+
+impl fmt::Debug for OwnerIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnerIndex")
+            .field("host", &self.host)
+            .field("namespaces", &self.namespaces)
+            .field("addresses", &self.addresses)
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
+    }
+}
