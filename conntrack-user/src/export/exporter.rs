@@ -1,6 +1,6 @@
 //! The metrics page, from a view. Keeps what makes counters monotonic from one scrape to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -124,17 +124,17 @@ impl Exporter {
         self.tables.update(&tables);
         self.node.update(&node);
         self.enter_owners(view);
-        let own: Vec<TableLabels> = view.snapshot.tables.iter().map(table_labels).collect();
+        let own: BTreeSet<TableLabels> = view.snapshot.tables.iter().map(table_labels).collect();
         self.tables_admitted.retain(|l| self.tables.has(l) || own.contains(l));
         self.detailed.retain(|l| self.tables.has(l));
         members
     }
 
     fn enter_owners(&mut self, view: &View) {
-        let mut seen = Vec::new();
+        let mut seen = BTreeSet::new();
         let mut admitted = |owner: &Owner| {
             let own = owner_labels(owner);
-            seen.push(own.clone());
+            seen.insert(own.clone());
             if self.owners_admitted.admits(&own) { own } else { own.rest() }
         };
         let owners = view.owners.iter().map(|o| Reading {
@@ -155,9 +155,9 @@ impl Exporter {
             .collect();
         self.owners.update(&owners);
         self.resets.update(&resets);
-        let printed: Vec<&OwnerLabels> =
+        let printed: BTreeSet<&OwnerLabels> =
             self.owners.sums().map(|(l, _)| &l.1).chain(self.resets.sums().map(|(l, _)| &l.0)).collect();
-        self.owners_admitted.retain(|l| seen.contains(l) || printed.contains(&l));
+        self.owners_admitted.retain(|l| seen.contains(l) || printed.contains(l));
     }
 
     fn samples(

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -152,11 +152,8 @@ fn write_all(out: impl Write, messages: &Receiver<Message>, lost: &AtomicU64) {
     let mut batch = Batch { out, bytes: Vec::with_capacity(BATCH_BYTES), lines: 0, lost };
     while let Ok(message) = messages.recv() {
         batch.take(message);
-        loop {
-            match messages.try_recv() {
-                Ok(message) => batch.take(message),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+        while let Ok(message) = messages.try_recv() {
+            batch.take(message);
         }
         batch.write();
     }

@@ -13,7 +13,7 @@ use crate::attribute::owner::{Evidence, Owner};
 pub fn record(o: &Observed) -> Record {
     let mut r = Record::default();
     r.push("ts", rfc3339(o.time));
-    r.push("level", if o.kind == EventKind::Invalid { Level::Info } else { level(o) }.name());
+    r.push("level", level(o).name());
     r.push("event", event_name(o.kind));
     match o.kind {
         EventKind::RefusedTableFull | EventKind::InferredRefusal => r.push("reason", "table_full"),
@@ -61,7 +61,8 @@ pub fn record(o: &Observed) -> Record {
 
 /// Warn where a connection was hurt.
 fn level(o: &Observed) -> Level {
-    if is_reset(o.kind) && o.token.is_none() { Level::Info } else { Level::Warn }
+    let harmless = o.kind == EventKind::Invalid || (is_reset(o.kind) && o.token.is_none());
+    if harmless { Level::Info } else { Level::Warn }
 }
 
 fn is_reset(kind: EventKind) -> bool {
