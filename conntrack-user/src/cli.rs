@@ -1,0 +1,169 @@
+//! The command line, as typed. [`crate::config`] checks it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Who fills this node's conntrack tables, who is hurt, and what to do.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "conntrack-pressure", version, max_term_width = 100)]
+#[command(after_help = "Flags win over environment variables, which win over defaults.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Watch, and serve metrics and log events until told to stop
+    Run(RunArgs),
+    /// Say what attaches on this kernel, what does not, why, and what to do
+    Doctor(DoctorArgs),
+    /// Say whether the tables are in trouble: exit code 0 no, 1 warning, 2 critical or cannot tell
+    Check(CheckArgs),
+    /// Print all that is known now, once
+    Snapshot(SnapshotArgs),
+}
+
+/// Flags of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Where to serve /metrics, /livez and /readyz; an empty host means all IPv4 addresses
+    #[arg(
+        long = "web.listen-address",
+        env = "CONNTRACK_PRESSURE_WEB_LISTEN_ADDRESS",
+        value_name = "HOST:PORT",
+        default_value = "0.0.0.0:9466"
+    )]
+    pub listen_address: String,
+    /// How to print log events [default: text on a terminal, else json]
+    #[arg(long = "log.format", env = "CONNTRACK_PRESSURE_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormatArg>,
+    /// Pods and cgroups that get metrics of their own; the rest is summed as `_other`
+    #[arg(long = "max-pods", env = "CONNTRACK_PRESSURE_MAX_PODS", value_name = "N", default_value_t = 128)]
+    pub max_pods: usize,
+    /// Where the system is, and how to probe it.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Flags of `doctor`.
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputArg,
+    /// Where the system is, and how to probe it.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Flags of `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Fill from which to warn, as a ratio of the limit
+    #[arg(long, env = "CONNTRACK_PRESSURE_CHECK_WARNING", value_name = "RATIO", default_value_t = 0.75)]
+    pub warning: f64,
+    /// Fill from which it is critical, as a ratio of the limit
+    #[arg(long, env = "CONNTRACK_PRESSURE_CHECK_CRITICAL", value_name = "RATIO", default_value_t = 0.9)]
+    pub critical: f64,
+    /// Where the system is, and how to probe it.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Flags of `snapshot`.
+#[derive(Clone, Debug, Args)]
+pub struct SnapshotArgs {
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "json")]
+    pub output: SnapshotOutputArg,
+    /// Where the system is, and how to probe it.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Flags of every subcommand.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "System")]
+pub struct CommonArgs {
+    /// Where procfs is mounted
+    #[arg(
+        long = "path.procfs",
+        env = "CONNTRACK_PRESSURE_PATH_PROCFS",
+        value_name = "DIR",
+        default_value = "/proc"
+    )]
+    pub procfs: PathBuf,
+    /// Where sysfs is mounted
+    #[arg(
+        long = "path.sysfs",
+        env = "CONNTRACK_PRESSURE_PATH_SYSFS",
+        value_name = "DIR",
+        default_value = "/sys"
+    )]
+    pub sysfs: PathBuf,
+    /// Where the cgroup hierarchy is mounted [default: fs/cgroup below --path.sysfs]
+    #[arg(long = "path.cgroupfs", env = "CONNTRACK_PRESSURE_PATH_CGROUPFS", value_name = "DIR")]
+    pub cgroupfs: Option<PathBuf>,
+    /// Where the kubelet keeps pod logs, whose names tell pods' names; need not exist
+    #[arg(
+        long = "path.podlogs",
+        env = "CONNTRACK_PRESSURE_PATH_PODLOGS",
+        value_name = "DIR",
+        default_value = "/var/log/pods"
+    )]
+    pub podlogs: PathBuf,
+    /// How to attach to conntrack: the best this kernel allows, or only by this mechanism; `none` does without
+    #[arg(
+        long = "probe.mechanism",
+        env = "CONNTRACK_PRESSURE_PROBE_MECHANISM",
+        value_name = "MECHANISM",
+        default_value = "auto"
+    )]
+    pub mechanism: MechanismArg,
+    /// Treat this probe as refused by the kernel; repeatable, for tests
+    #[arg(long = "test.refuse-probe", value_name = "NAME", hide = true)]
+    pub refuse_probe: Vec<String>,
+}
+
+/// Values of `--log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormatArg {
+    /// One JSON object a line
+    Json,
+    /// key=value pairs
+    Text,
+}
+
+/// Values of `-o`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputArg {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Values of `snapshot -o`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SnapshotOutputArg {
+    /// For programs
+    Json,
+}
+
+/// Values of `--probe.mechanism`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum MechanismArg {
+    /// fentry where it loads, else kprobe, else none
+    #[default]
+    Auto,
+    /// fentry and fexit only
+    Fentry,
+    /// kprobe and kretprobe only
+    Kprobe,
+    /// No probes on conntrack: statistics and raw tracepoints, marked as inferred
+    None,
+}

@@ -1,0 +1,5 @@
+//! What each subcommand decides and prints; the effects are elsewhere.
+
+pub mod check;
+pub mod doctor_text;
+pub mod snapshot;

@@ -1,0 +1,83 @@
+//! Which counts exist at all, from which probes are attached: what nobody counts is absent, not 0.
+
+use std::collections::BTreeSet;
+
+use crate::aggregate::snapshot::{ProbeState, Snapshot};
+
+/// Exit of `__nf_conntrack_alloc`: allocations and refusals.
+pub const ALLOC: &str = "alloc";
+/// Entry of `nf_conntrack_free`.
+pub const FREE: &str = "free";
+/// Entry and exit of `early_drop`: table full proper, and the frame of its evictions.
+pub const EARLY_DROP: &str = "early_drop";
+/// `__nf_conntrack_confirm`: inserts, chain too long, dying.
+pub const CONFIRM: &str = "confirm";
+/// Exit of `nf_ct_delete`: evictions.
+pub const DELETE: &str = "delete";
+/// Entry and exit of `gc_worker`: the frame of its evictions.
+pub const GC: &str = "gc_worker";
+/// Exit of `nf_ct_resolve_clash`.
+pub const CLASH: &str = "clash";
+/// `kfree_skb`, for refusals concluded without probes on conntrack.
+pub const KFREE_SKB: &str = "kfree_skb";
+
+/// Not a probe: what needs it is told only while refusals are concluded, not counted.
+pub const INFERRED_MODE: &str = "mode inferred";
+
+/// The mechanism of a probe that is not attached.
+pub const NOT_ATTACHED: &str = "none";
+
+/// Is this probe attached?
+#[must_use]
+pub fn attached(probe: &ProbeState) -> bool {
+    probe.mechanism != NOT_ATTACHED
+}
+
+/// Names of the probes that are attached.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage(BTreeSet<&'static str>);
+
+impl Coverage {
+    /// From the state of the probes.
+    #[must_use]
+    pub fn of(probes: &[ProbeState]) -> Self {
+        let mut names: BTreeSet<_> = probes.iter().filter(|p| attached(p)).map(|p| p.probe).collect();
+        if !(names.contains(ALLOC) && names.contains(EARLY_DROP)) {
+            names.insert(INFERRED_MODE);
+        }
+        Self(names)
+    }
+
+    /// Are all of these attached? A probe that is not in the table is not.
+    #[must_use]
+    pub fn has(&self, needs: &[&str]) -> bool {
+        needs.iter().all(|n| self.0.contains(n))
+    }
+}
+
+/// "full" while refusals are counted at the functions that refuse, else "inferred".
+#[must_use]
+pub fn mode(snapshot: &Snapshot) -> &'static str {
+    if Coverage::of(&snapshot.probes).has(&[INFERRED_MODE]) { "inferred" } else { "full" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::fixture;
+
+    #[test]
+    fn one_refused_probe_takes_away_what_needs_it_only() {
+        let mut snapshot = fixture::snapshot();
+        assert_eq!(mode(&snapshot), "full");
+        for p in &mut snapshot.probes {
+            if p.probe == EARLY_DROP {
+                p.mechanism = NOT_ATTACHED;
+            }
+        }
+        assert_eq!(mode(&snapshot), "inferred");
+        let coverage = Coverage::of(&snapshot.probes);
+        assert!(coverage.has(&[ALLOC]) && coverage.has(&[]));
+        assert!(!coverage.has(&[ALLOC, EARLY_DROP]) && !coverage.has(&["no such probe"]));
+    }
+}

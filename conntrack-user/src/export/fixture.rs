@@ -1,0 +1,95 @@
+//! A node with a bit of everything, for tests.
+
+use std::collections::BTreeMap;
+
+use super::view::{OwnerCounts, View};
+use crate::aggregate::snapshot::{Counted, Honesty, KernelStats, ProbeState, ResetCount, Snapshot, Table};
+use crate::attribute::owner::Owner;
+
+pub(crate) fn pod(name: &str) -> Owner {
+    Owner::Pod { namespace: "shop".into(), pod: name.into(), uid: format!("uid-{name}") }
+}
+
+pub(crate) fn probe(probe: &'static str, mechanism: &'static str) -> ProbeState {
+    let attached = mechanism != "none";
+    ProbeState {
+        probe,
+        purpose: "what it serves",
+        mechanism,
+        target: attached.then(|| format!("{probe}_function")),
+        reason: (!attached).then(|| "the kernel refused it: EPERM".to_owned()),
+        missed: attached.then_some(0),
+        runs: attached.then_some(1000),
+        run_time_ns: attached.then_some(2_500_000),
+    }
+}
+
+pub(crate) fn table(netns: u32, owner: Owner) -> Table {
+    let statistics = |invalid| KernelStats {
+        invalid: Some(invalid),
+        insert_failed: Some(6),
+        drop: Some(40),
+        early_drop: Some(12),
+        error: Some(1),
+        search_restart: Some(2),
+        clash_resolve: Some(3),
+        chain_too_long: None,
+    };
+    Table {
+        netns,
+        host: owner == Owner::Host,
+        buckets: (owner == Owner::Host).then_some(65_536),
+        owner,
+        entries: Some(200),
+        limit: Some(256),
+        accounted: Some(201),
+        counted: Some(Counted {
+            allocs: 5_000,
+            frees: 4_800,
+            table_full: 30,
+            refused: 31,
+            refusal_events: 20,
+            refusal_suppressed: 10,
+            refusal_lost: 1,
+            inserts: 4_900,
+            evicted_early_drop: 12,
+            evicted_gc: 2,
+            clash_lost: 3,
+            chain_too_long: 2,
+            dying: 1,
+            inferred_refusals: 29,
+            ..Counted::default()
+        }),
+        kernel: Some(statistics(9)),
+        kernel_at_start: Some(statistics(4)),
+    }
+}
+
+pub(crate) fn snapshot() -> Snapshot {
+    let names = ["alloc", "free", "early_drop", "confirm", "delete", "gc_worker", "clash", "kfree_skb"];
+    let mut probes: Vec<ProbeState> = names.iter().map(|n| probe(n, "fentry")).collect();
+    probes.push(probe("invalid", "none"));
+    Snapshot {
+        conntrack_loaded: true,
+        tables: vec![table(1, Owner::Host), table(2, pod("web-0")), table(3, Owner::Unknown)],
+        before_start: Some(KernelStats { drop: Some(17), early_drop: Some(5), ..KernelStats::default() }),
+        probes,
+        resets: vec![ResetCount { owner: pod("web-0"), cause: "evicted", confidence: "exact", count: 4 }],
+        honesty: Honesty {
+            tables_in_overflow: 0,
+            log_events_lost: 0,
+            collectors: BTreeMap::from([("ctnetlink", true), ("namespaces", false)]),
+            drift_entries: Some(1),
+            maps: BTreeMap::from([("tables", (Some(3), 1024)), ("tokens", (None, 65_536))]),
+        },
+    }
+}
+
+pub(crate) fn view() -> View {
+    let counts = |owner, drops| OwnerCounts { table: "host", owner, drops, evictions: 2 };
+    let cgroup = Owner::Cgroup { cgroup: "system.slice/ntp.service".into() };
+    View {
+        snapshot: snapshot(),
+        owners: vec![counts(pod("web-0"), 25), counts(cgroup, 4), counts(Owner::Unknown, 1)],
+    }
+}

@@ -1,0 +1,90 @@
+//! What happened, in one sentence a person can act on.
+
+use conntrack_common::EventKind;
+
+use super::log_event::{eviction_name, has_ports, proto_name, table_name};
+use crate::attribute::observed::{Flow, Observed};
+use crate::attribute::owner::Owner;
+
+/// The sentence.
+#[must_use]
+pub fn sentence(o: &Observed) -> String {
+    let (who, what, table) = (who(&o.owner), connection(o.orig.as_ref()), table(o));
+    let mut s = match o.kind {
+        EventKind::RefusedTableFull => format!(
+            "{who}: {what} was refused: {table} is full; raise nf_conntrack_max or find who fills it (conntrack_entries, conntrack_owner_*)"
+        ),
+        EventKind::InferredRefusal => format!(
+            "{who}: {what} was dropped while {table} was full, most likely for that; raise nf_conntrack_max or find who fills it"
+        ),
+        EventKind::RefusedNoMemory => {
+            format!(
+                "{who}: {what} was refused: the kernel had no memory for an entry; the node is short of memory"
+            )
+        }
+        EventKind::EvictedEarlyDrop => {
+            format!(
+                "{who}: the entry of {what} was evicted to make room: {table} is at its limit; raise nf_conntrack_max"
+            )
+        }
+        EventKind::EvictedGc => format!(
+            "{who}: the entry of {what} was evicted before its time: {table} is near its limit; raise nf_conntrack_max"
+        ),
+        EventKind::ResetSent | EventKind::ResetReceived => reset(o, &who, &what),
+        EventKind::ClashLost => {
+            format!(
+                "{who}: a packet of {what} was dropped: another packet made the same entry first; its sender will retry"
+            )
+        }
+        EventKind::Invalid => format!(
+            "{who}: a packet of {what} was INVALID and goes untranslated; drop INVALID packets by rule if resets follow"
+        ),
+    };
+    if o.suppressed > 0 {
+        s.push_str(&format!(" ({} more of this source since its last event)", o.suppressed));
+    }
+    s
+}
+
+fn reset(o: &Observed, who: &str, what: &str) -> String {
+    let verb = if o.kind == EventKind::ResetSent { "sent" } else { "received" };
+    let Some(token) = &o.token else {
+        return format!("{who}: a reset of {what} was {verb}; no eviction explains it");
+    };
+    let by = token.kind.and_then(eviction_name).map(|k| format!(" by {k}")).unwrap_or_default();
+    let nat = if token.nat { ", and with it its address translation," } else { "" };
+    format!(
+        "{who}: a reset of {what} was {verb} because its entry{nat} had been evicted{by} {:.1} s before; raise nf_conntrack_max",
+        token.age.as_secs_f64()
+    )
+}
+
+fn who(owner: &Owner) -> String {
+    match owner {
+        Owner::Pod { namespace, pod, .. } if namespace.is_empty() => format!("pod {pod}"),
+        Owner::Pod { namespace, pod, .. } => format!("pod {namespace}/{pod}"),
+        Owner::Cgroup { cgroup } => format!("cgroup {cgroup}"),
+        Owner::Host => "host".to_owned(),
+        Owner::External => "external".to_owned(),
+        Owner::Unknown => "owner unknown".to_owned(),
+    }
+}
+
+fn connection(flow: Option<&Flow>) -> String {
+    let Some(f) = flow else { return "a connection".to_owned() };
+    let proto = proto_name(f.protonum);
+    if has_ports(f) {
+        let end = |ip, port| std::net::SocketAddr::new(ip, port);
+        format!("{proto} {} -> {}", end(f.src, f.sport), end(f.dst, f.dport))
+    } else {
+        format!("{proto} {} -> {}", f.src, f.dst)
+    }
+}
+
+fn table(o: &Observed) -> String {
+    if o.host {
+        "the host's conntrack table".to_owned()
+    } else {
+        format!("the conntrack table of {}", table_name(o))
+    }
+}

@@ -1,0 +1,218 @@
+//! The metrics of owners, of the node and of the tool itself, as data.
+
+use super::coverage::{attached, mode};
+use super::descriptors::Kind::{Counter, Gauge};
+use super::descriptors::{Metric, Sample, Samples};
+use super::view::View;
+use crate::aggregate::snapshot::ProbeState;
+
+const OWNER_OF_TABLE: &[&str] =
+    &["table=host,pod,netns", "owner=pod,cgroup,host,external,unknown", "namespace", "pod", "cgroup"];
+const NOT_TOLD: &str = "This kernel does not tell.";
+
+/// One sample for each probe of which `read` knows something.
+fn per_probe(view: &View, read: fn(&ProbeState) -> Option<f64>) -> Vec<Sample> {
+    let probes = view.snapshot.probes.iter();
+    probes.filter_map(|p| Some(Sample::new(&[("probe", p.probe)], read(p)?))).collect()
+}
+
+fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+fn probe_attached(view: &View) -> Vec<Sample> {
+    let sample =
+        |p: &ProbeState| Sample::new(&[("probe", p.probe), ("mechanism", p.mechanism)], flag(attached(p)));
+    view.snapshot.probes.iter().map(sample).collect()
+}
+
+fn map_entries(view: &View) -> Vec<Sample> {
+    let maps = view.snapshot.honesty.maps.iter();
+    maps.filter_map(|(name, (used, _))| Some(Sample::new(&[("map", name)], (*used)? as f64))).collect()
+}
+
+fn map_capacity(view: &View) -> Vec<Sample> {
+    let maps = view.snapshot.honesty.maps.iter();
+    maps.map(|(name, (_, capacity))| Sample::new(&[("map", name)], *capacity as f64)).collect()
+}
+
+fn collector_success(view: &View) -> Vec<Sample> {
+    let collectors = view.snapshot.honesty.collectors.iter();
+    collectors.map(|(name, ok)| Sample::new(&[("collector", name)], flag(*ok))).collect()
+}
+
+fn build_info(view: &View) -> Vec<Sample> {
+    let labels = [("version", env!("CARGO_PKG_VERSION")), ("mode", mode(&view.snapshot))];
+    vec![Sample::new(&labels, 1.0)]
+}
+
+fn drift(view: &View) -> Vec<Sample> {
+    let labels = [("table", "host"), ("namespace", ""), ("pod", ""), ("netns", "")];
+    let drift = view.snapshot.honesty.drift_entries.filter(|_| view.snapshot.conntrack_loaded);
+    drift.map(|n| Sample::new(&labels, n as f64)).into_iter().collect()
+}
+
+const fn process(name: &'static str, kind: super::descriptors::Kind, unit: &'static str) -> Metric {
+    Metric {
+        name,
+        kind,
+        unit,
+        labels: &[],
+        help: "This program, as every Prometheus client reports it.",
+        absent: "/proc/self cannot be read.",
+        samples: Samples::Process,
+    }
+}
+
+/// Metrics of owners, of the node and of the tool itself.
+pub const NODE_METRICS: &[Metric] = &[
+    Metric {
+        name: "conntrack_owner_drops_total",
+        kind: Counter,
+        unit: "connections",
+        labels: OWNER_OF_TABLE,
+        help: "New connections refused, by whose they were.",
+        absent: "The owner had none.",
+        samples: Samples::OwnerDrops,
+    },
+    Metric {
+        name: "conntrack_owner_evictions_total",
+        kind: Counter,
+        unit: "entries",
+        labels: OWNER_OF_TABLE,
+        help: "Entries evicted before their time, by whose they were.",
+        absent: "The owner had none.",
+        samples: Samples::OwnerEvictions,
+    },
+    Metric {
+        name: "conntrack_tcp_resets_total",
+        kind: Counter,
+        unit: "connections",
+        labels: &[
+            "owner=pod,cgroup,host,external,unknown",
+            "namespace",
+            "pod",
+            "cgroup",
+            "cause=evicted,unrelated",
+            "confidence",
+        ],
+        help: "TCP connections reset, by whom it hurt and by what caused it.",
+        absent: "The owner had none.",
+        samples: Samples::Resets,
+    },
+    Metric {
+        name: "conntrack_loaded",
+        kind: Gauge,
+        unit: "0 or 1",
+        labels: &[],
+        help: "1 while conntrack is in this kernel. While 0 there is no table and no series about one.",
+        absent: "Never.",
+        samples: Samples::Node(|v| vec![Sample::bare(flag(v.snapshot.conntrack_loaded))]),
+    },
+    Metric {
+        name: "conntrack_accounting_drift_entries",
+        kind: Gauge,
+        unit: "entries",
+        labels: &["table=host", "namespace", "pod", "netns"],
+        help: "What the books of the host's table miss against nf_conntrack_count.",
+        absent: "No probes, or no reading yet.",
+        samples: Samples::Node(drift),
+    },
+    Metric {
+        name: "conntrack_tables_in_overflow",
+        kind: Gauge,
+        unit: "tables",
+        labels: &[],
+        help: "Tables that found no slot of their own in the probes' map, and are counted together.",
+        absent: "Never.",
+        samples: Samples::Node(|v| vec![Sample::bare(v.snapshot.honesty.tables_in_overflow as f64)]),
+    },
+    Metric {
+        name: "conntrack_probe_attached",
+        kind: Gauge,
+        unit: "0 or 1",
+        labels: &["probe", "mechanism=fentry,kprobe,raw_tracepoint,none"],
+        help: "1 if the probe is attached, by the mechanism named. `doctor` says why not and what to do.",
+        absent: "Never.",
+        samples: Samples::Node(probe_attached),
+    },
+    Metric {
+        name: "conntrack_probe_missed_total",
+        kind: Counter,
+        unit: "runs",
+        labels: &["probe"],
+        help: "Runs of the probe that the kernel skipped. Counts are exact only while this is 0.",
+        absent: NOT_TOLD,
+        samples: Samples::Node(|v| per_probe(v, |p| p.missed.map(|n| n as f64))),
+    },
+    Metric {
+        name: "conntrack_bpf_program_runs_total",
+        kind: Counter,
+        unit: "runs",
+        labels: &["probe"],
+        help: "Runs of the probe's program.",
+        absent: NOT_TOLD,
+        samples: Samples::Node(|v| per_probe(v, |p| p.runs.map(|n| n as f64))),
+    },
+    Metric {
+        name: "conntrack_bpf_program_run_seconds_total",
+        kind: Counter,
+        unit: "seconds",
+        labels: &["probe"],
+        help: "Time spent in the probe's program.",
+        absent: "kernel.bpf_stats_enabled is 0.",
+        samples: Samples::Node(|v| per_probe(v, |p| p.run_time_ns.map(|n| n as f64 / 1e9))),
+    },
+    Metric {
+        name: "conntrack_bpf_map_entries",
+        kind: Gauge,
+        unit: "entries",
+        labels: &["map"],
+        help: "Entries in use in a map of the probes.",
+        absent: "Counting them would cost more than it tells.",
+        samples: Samples::Node(map_entries),
+    },
+    Metric {
+        name: "conntrack_bpf_map_capacity",
+        kind: Gauge,
+        unit: "entries",
+        labels: &["map"],
+        help: "Entries a map of the probes can hold.",
+        absent: "No probes.",
+        samples: Samples::Node(map_capacity),
+    },
+    Metric {
+        name: "conntrack_log_events_lost_total",
+        kind: Counter,
+        unit: "lines",
+        labels: &[],
+        help: "Log lines that could not be written: the reader of standard output was too slow, or gone.",
+        absent: "Never.",
+        samples: Samples::Node(|v| vec![Sample::bare(v.snapshot.honesty.log_events_lost as f64)]),
+    },
+    Metric {
+        name: "conntrack_collector_success",
+        kind: Gauge,
+        unit: "0 or 1",
+        labels: &["collector"],
+        help: "1 if the last reading of the source succeeded.",
+        absent: "The source has not been read yet.",
+        samples: Samples::Node(collector_success),
+    },
+    Metric {
+        name: "conntrack_build_info",
+        kind: Gauge,
+        unit: "always 1",
+        labels: &["version", "mode=full,inferred"],
+        help: "Version, and whether refusals are counted at the functions that refuse (full) or concluded (inferred).",
+        absent: "Never.",
+        samples: Samples::Node(build_info),
+    },
+    process("process_cpu_seconds_total", Counter, "seconds"),
+    process("process_open_fds", Gauge, "file descriptors"),
+    process("process_max_fds", Gauge, "file descriptors"),
+    process("process_virtual_memory_bytes", Gauge, "bytes"),
+    process("process_resident_memory_bytes", Gauge, "bytes"),
+    process("process_start_time_seconds", Gauge, "seconds since the epoch"),
+    process("process_threads", Gauge, "threads"),
+];

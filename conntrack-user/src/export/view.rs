@@ -1,0 +1,47 @@
+//! What the exporter is given, and by whom.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::aggregate::snapshot::Snapshot;
+use crate::attribute::owner::Owner;
+
+/// What one owner suffered in one kind of table, since start, from events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerCounts {
+    /// In whose table: "host", "pod" or "netns", as [`crate::export::labels::table_kind`] names them.
+    pub table: &'static str,
+    /// Whose connections they were.
+    pub owner: Owner,
+    /// New connections refused, suppressed events included.
+    pub drops: u64,
+    /// Entries evicted, suppressed events included.
+    pub evictions: u64,
+}
+
+/// All that one scrape prints.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The state of the node.
+    pub snapshot: Snapshot,
+    /// What each owner suffered; empty while nobody did.
+    pub owners: Vec<OwnerCounts>,
+}
+
+/// A future that the server can hold on to.
+pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Who makes views: the daemon's loop, or a fixture.
+pub trait SnapshotSource: Send + Sync + 'static {
+    /// Reads everything anew. Called for one scrape at a time: concurrent scrapes share.
+    ///
+    /// # Errors
+    /// One line saying what could not be read.
+    fn refresh(&self) -> Later<'_, anyhow::Result<Arc<View>>>;
+    /// The last view made, whoever asked for it; None before the first.
+    fn latest(&self) -> Option<Arc<View>>;
+    /// Time since the loop last came round; None before its first round.
+    fn heartbeat_age(&self) -> Option<Duration>;
+}
