@@ -12,3 +12,4 @@ pub mod config;
 pub mod drain;
 pub mod export;
 pub mod kernel;
+pub mod probe;

@@ -1,7 +1,9 @@
 //! Stage two: what the kernel and the probes have to say.
 
+pub mod counters;
 pub mod ct_entry;
 pub mod ctnetlink;
+pub mod events;
 pub mod kernel_stats;
 pub mod netlink;
 pub mod netns;

@@ -1,0 +1,249 @@
+//! The one loader: loads the object with this kernel's offsets, attaches what can be attached, and says of
+//! every probe how it went.
+
+use std::io;
+
+use anyhow::Context as _;
+use aya::maps::{Array, MapData, Queue};
+use aya::programs::{KProbe, Program, RawTracePoint};
+use aya::{Ebpf, EbpfLoader};
+use conntrack_common::{Control, MAX_TABLES, OVERFLOW_SLOT};
+
+use super::info;
+use super::table::{Hook, PROBES, Probe, Way, plan};
+use crate::aggregate::snapshot::ProbeState;
+use crate::cli::MechanismArg;
+use crate::config::System;
+use crate::drain::counters::Counters;
+use crate::drain::events::Events;
+use crate::export::coverage::{ALLOC, EARLY_DROP, KFREE_SKB, NOT_ATTACHED, attached};
+use crate::kernel::btf::KernelBtf;
+use crate::kernel::offsets::offsets;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/conntrack-ebpf"));
+
+/// Probes in the kernel; dropping it detaches and unloads everything.
+pub struct Probes {
+    ebpf: Ebpf,
+    control: Array<MapData, Control>,
+    states: Vec<ProbeState>,
+    refused: Vec<String>,
+    kprobes: bool,
+    said: Control,
+    cause: Option<String>,
+}
+
+impl Probes {
+    /// Loads the maps and hands out the two ways to read them. Attaches nothing yet.
+    ///
+    /// # Errors
+    /// One line: no BTF, no right to use bpf(2), no memory.
+    pub fn load(system: &System) -> anyhow::Result<(Self, Counters, Events)> {
+        let btf_folder = system.sysfs.join("kernel/btf");
+        let btf = KernelBtf::open(&btf_folder)
+            .with_context(|| format!("cannot read the kernel's types at {}", btf_folder.display()))?;
+        let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?;
+        let cpus = u32::try_from(cpus)?;
+        lift_memlock();
+        let offsets = offsets(&btf);
+        let reason = btf.enum_value("skb_drop_reason", "SKB_DROP_REASON_NETFILTER_DROP").unwrap_or(u32::MAX);
+        let mut ebpf = EbpfLoader::new()
+            .override_global("OFFSETS", &offsets, true)
+            .override_global("CPUS", &cpus, true)
+            .override_global("REASON_NETFILTER_DROP", &reason, true)
+            .map_max_entries("COUNTERS", MAX_TABLES * cpus)
+            .load(OBJECT)
+            .context("cannot load the probes' maps (root, or CAP_BPF and CAP_PERFMON, is needed)")?;
+        let mut slots: Queue<MapData, u32> =
+            ebpf.take_map("FREE_SLOTS").context("no map FREE_SLOTS")?.try_into()?;
+        for slot in OVERFLOW_SLOT + 1..MAX_TABLES {
+            slots.push(slot, 0)?;
+        }
+        let take = |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
+        let counters = Counters::map(take(&mut ebpf, "COUNTERS")?, take(&mut ebpf, "SLOT_NETNS")?, cpus)?;
+        let events = Events::new(take(&mut ebpf, "EVENTS")?)?;
+        let control = take(&mut ebpf, "CONTROL")?.try_into()?;
+        let cause = (reason == u32::MAX)
+            .then(|| "this kernel gives no reason for a drop: refusals cannot be inferred".to_owned());
+        let probes = Self {
+            ebpf,
+            control,
+            states: PROBES.iter().map(|p| state(p, "not tried yet: conntrack is not loaded".into())).collect(),
+            refused: system.refuse_probes.clone(),
+            kprobes: system.mechanism != MechanismArg::None,
+            said: Control::default(),
+            cause,
+        };
+        Ok((probes, counters, events))
+    }
+
+    /// Attaches every probe that can be; what cannot is said in its state, and the rest goes on.
+    pub fn attach(&mut self) {
+        for (index, probe) in PROBES.iter().enumerate() {
+            let alloc = self.is_attached(ALLOC);
+            self.states[index] = self.attach_one(probe, alloc);
+        }
+        let kfree_skb = u32::from(self.is_attached(KFREE_SKB) && self.is_attached(ALLOC));
+        let early_drop = u32::from(self.is_attached(EARLY_DROP));
+        self.say(Control { kfree_skb, early_drop, ..self.said });
+    }
+
+    /// Tells the inferring probe whether some table is at its limit.
+    pub fn at_limit(&mut self, at_limit: bool) {
+        if (self.said.at_limit != 0) != at_limit {
+            self.say(Control { at_limit: u32::from(at_limit), ..self.said });
+        }
+    }
+
+    /// Every probe, with its runs as of now.
+    #[must_use]
+    pub fn states(&self) -> Vec<ProbeState> {
+        let mut states = self.states.clone();
+        for (state, probe) in states.iter_mut().zip(PROBES) {
+            let Some((_, way)) = probe.ways.iter().find(|(_, w)| w.mechanism == state.mechanism) else { continue };
+            let runs: Option<Vec<_>> = way.programs.iter().map(|(name, _)| self.runs(name)).collect();
+            state.missed = runs.as_ref().map(|r| r.iter().map(|r| r.missed).sum());
+            state.runs = runs.as_ref().map(|r| r.iter().map(|r| r.runs).sum()).filter(|r| *r > 0);
+            state.run_time_ns = runs.map(|r| r.iter().map(|r| r.time_ns).sum()).filter(|t| *t > 0);
+        }
+        states
+    }
+
+    fn runs(&self, program: &str) -> Option<info::Runs> {
+        let fd = match self.ebpf.program(program)? {
+            Program::KProbe(p) => p.fd(),
+            Program::RawTracePoint(p) => p.fd(),
+            _ => return None,
+        };
+        info::runs(fd.ok()?)
+    }
+
+    fn is_attached(&self, name: &str) -> bool {
+        self.states.iter().any(|s| s.probe == name && attached(s))
+    }
+
+    fn say(&mut self, control: Control) {
+        // An array's only element: the write cannot fail while the map is open.
+        if self.control.set(0, control, 0).is_ok() {
+            self.said = control;
+        }
+    }
+
+    fn attach_one(&mut self, probe: &'static Probe, alloc: bool) -> ProbeState {
+        let mut reasons = Vec::new();
+        if !self.kprobes && probe.ways.iter().all(|(_, w)| w.mechanism == "kprobe") {
+            return state(probe, "kprobes are switched off with --probe.mechanism none".into());
+        }
+        for way in plan(probe, self.kprobes, alloc) {
+            let inferring = way.programs.iter().any(|(name, _)| *name == "kfree_skb_inferred");
+            let tried = if self.refused.iter().any(|r| r == probe.name) {
+                Err("refused by --test.refuse-probe".to_owned())
+            } else if let (true, Some(cause)) = (inferring, &self.cause) {
+                Err(cause.clone())
+            } else {
+                self.attach_way(&way)
+            };
+            match tried {
+                Ok(target) => {
+                    return ProbeState {
+                        mechanism: way.mechanism,
+                        target: Some(target),
+                        ..state(probe, reasons.join("; "))
+                    };
+                }
+                Err(reason) => reasons.push(format!("{}: {reason}", way.mechanism)),
+            }
+        }
+        state(probe, reasons.join("; "))
+    }
+
+    /// All programs of a way, or none.
+    fn attach_way(&mut self, way: &Way) -> Result<String, String> {
+        let mut targets = Vec::new();
+        for (name, hook) in way.programs {
+            match self.attach_program(name, *hook) {
+                Ok(target) if targets.contains(&target) => {}
+                Ok(target) => targets.push(target),
+                Err(error) => {
+                    for (name, _) in way.programs {
+                        self.unload(name);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(targets.join(", "))
+    }
+
+    fn attach_program(&mut self, name: &str, hook: Hook) -> Result<String, String> {
+        let program = self.ebpf.program_mut(name).ok_or_else(|| format!("no program {name}"))?;
+        match (program, hook) {
+            (Program::KProbe(program), Hook::Function(candidates)) => {
+                if program.fd().is_err() {
+                    program.load().map_err(one_line)?;
+                }
+                let mut last = "no function to attach to".to_owned();
+                for function in candidates {
+                    match program.attach(function, 0) {
+                        Ok(_) => return Ok((*function).to_owned()),
+                        Err(error) => last = format!("{function}: {}", one_line(error)),
+                    }
+                }
+                Err(last)
+            }
+            (Program::RawTracePoint(program), Hook::RawTracepoint(tracepoint)) => {
+                if program.fd().is_err() {
+                    program.load().map_err(one_line)?;
+                }
+                program.attach(tracepoint).map_err(one_line)?;
+                Ok(tracepoint.to_owned())
+            }
+            _ => Err(format!("program {name} is not of the kind its hook wants")),
+        }
+    }
+
+    fn unload(&mut self, name: &str) {
+        match self.ebpf.program_mut(name) {
+            Some(Program::KProbe(p)) => drop(KProbe::unload(p)),
+            Some(Program::RawTracePoint(p)) => drop(RawTracePoint::unload(p)),
+            _ => {}
+        }
+    }
+}
+
+fn state(probe: &Probe, reason: String) -> ProbeState {
+    ProbeState {
+        probe: probe.name,
+        purpose: probe.purpose,
+        mechanism: NOT_ATTACHED,
+        target: None,
+        reason: (!reason.is_empty()).then_some(reason),
+        missed: None,
+        runs: None,
+        run_time_ns: None,
+    }
+}
+
+/// An error and its sources in one line; of a verifier log, the end, where the reason is.
+fn one_line(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(next) = source {
+        text = format!("{text}: {next}");
+        source = next.source();
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    match lines.as_slice() {
+        [] => "no reason given".to_owned(),
+        [only] => (*only).to_owned(),
+        [first, .., before, last] => format!("{first} … {before} | {last}"),
+        [first, last] => format!("{first} … {last}"),
+    }
+}
+
+/// Before 5.11 maps are charged to RLIMIT_MEMLOCK. Without the right to lift it, loading says so itself.
+fn lift_memlock() {
+    let unlimited = rustix::process::Rlimit { current: None, maximum: None };
+    let _: io::Result<()> =
+        rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited).map_err(Into::into);
+}

@@ -1,0 +1,5 @@
+//! Stage one: the probes, from a table of data to what is attached.
+
+pub mod attach;
+pub mod info;
+pub mod table;
