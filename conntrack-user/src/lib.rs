@@ -9,6 +9,7 @@ pub mod attribute;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod daemon;
 pub mod drain;
 pub mod export;
 pub mod kernel;

@@ -1,3 +1,128 @@
 //! The `conntrack-pressure` command.
 
-fn main() {}
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use conntrack_user::cli::Cli;
+use conntrack_user::command::doctor_text::{self, Conntrack, Doctor, ProbeRow, Tier};
+use conntrack_user::command::{check, snapshot};
+use conntrack_user::config::{Action, Config, Run, System};
+use conntrack_user::daemon::{Daemon, Source};
+use conntrack_user::drain::presence;
+use conntrack_user::export::exporter::Exporter;
+use conntrack_user::export::log::Logger;
+use conntrack_user::export::record::LogFormat;
+use conntrack_user::export::{coverage, http};
+use conntrack_user::kernel::release::Release;
+use conntrack_user::probe::attach::Probes;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match Config::new(cli).and_then(act) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("conntrack-pressure: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn act(config: Config) -> anyhow::Result<u8> {
+    let system = config.system;
+    system.check_paths()?;
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "root is needed to read every namespace and to load probes; run it with sudo"
+    );
+    match config.action {
+        Action::Run(run) => serve(system, &run),
+        Action::Doctor { json } => doctor(&system, json),
+        Action::Check(thresholds) => {
+            let verdict = check::verdict(&look(system)?.snapshot, thresholds);
+            println!("{}", verdict.line);
+            Ok(verdict.code)
+        }
+        Action::Snapshot => {
+            println!("{}", snapshot::json(&look(system)?.snapshot)?);
+            Ok(0)
+        }
+    }
+}
+
+/// One reading, without probes.
+fn look(system: System) -> anyhow::Result<std::sync::Arc<conntrack_user::export::view::View>> {
+    let log = Logger::to(LogFormat::Text, std::io::stderr(), 64).context("cannot start the log writer")?;
+    Ok(Daemon::new(system, log, None).read())
+}
+
+fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let listener = runtime.block_on(http::bind(&run.listen_address))?;
+    let log = Logger::stdout(run.log_format).context("cannot start the log writer")?;
+    let (probes, counters, events) = Probes::load(&system)?;
+    let daemon = Daemon::new(system, log.clone(), Some((probes, counters)));
+    let (rounds, drain) = (daemon.clone(), daemon.clone());
+    let threads = [
+        std::thread::Builder::new().name("rounds".into()).spawn(move || rounds.rounds())?,
+        std::thread::Builder::new().name("drain".into()).spawn(move || drain.drain(events))?,
+    ];
+    let address = http::address(&listener)?;
+    log.info("serving", &[("address", address.to_string().into())]);
+    let exporter = Exporter::new(run.max_pods, true);
+    runtime.block_on(async {
+        let (say, stop) = tokio::sync::watch::channel(false);
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let server = tokio::spawn(http::serve(listener, Source(daemon.clone()), exporter, stop));
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        say.send_replace(true);
+        server.await?;
+        anyhow::Ok(())
+    })?;
+    daemon.stop();
+    for thread in threads {
+        anyhow::ensure!(thread.join().is_ok(), "a thread panicked; what it printed says why");
+    }
+    log.info("stopped, everything detached", &[]);
+    log.flush(Duration::from_secs(2));
+    Ok(0)
+}
+
+fn doctor(system: &System, json: bool) -> anyhow::Result<u8> {
+    let loaded = presence::conntrack_loaded(&system.procfs);
+    let (mut probes, _counters, _events) = Probes::load(system)?;
+    if loaded {
+        probes.attach();
+    }
+    let states = probes.states();
+    let kprobe = states.iter().any(|s| s.probe == coverage::ALLOC && coverage::attached(s));
+    let inferring = states.iter().any(|s| s.probe == coverage::KFREE_SKB && coverage::attached(s));
+    let tier = match (kprobe, inferring) {
+        (true, _) => Tier::Kprobe,
+        (false, true) => Tier::Inferred,
+        (false, false) => Tier::Statistics,
+    };
+    let reason = states.iter().find(|s| s.probe == coverage::ALLOC).and_then(|s| s.reason.clone());
+    let module = system.sysfs.join("module/nf_conntrack/initstate").exists();
+    let found = Doctor {
+        version: env!("CARGO_PKG_VERSION"),
+        kernel: Release::read(&system.procfs).ok().map(|r| r.text),
+        machine: Some(std::env::consts::ARCH.to_owned()),
+        conntrack: match (loaded, module) {
+            (false, _) => Conntrack::NotLoaded,
+            (true, true) => Conntrack::Module,
+            (true, false) => Conntrack::BuiltIn,
+        },
+        tier,
+        tier_reason: reason,
+        probes: states.into_iter().map(|state| ProbeRow { state, remedy: None }).collect(),
+        coverage: Vec::new(),
+        findings: Vec::new(),
+    };
+    print!("{}", if json { doctor_text::json(&found)? } else { doctor_text::text(&found) });
+    Ok(0)
+}

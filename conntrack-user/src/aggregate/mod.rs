@@ -1,3 +1,4 @@
 //! Stage three: figures for each table from what was drained.
 
+pub mod books;
 pub mod snapshot;

@@ -24,7 +24,7 @@ pub fn record(o: &Observed) -> Record {
             r.push("cause", if o.token.is_some() { "evicted" } else { "unrelated" });
             r.push("direction", if o.kind == EventKind::ResetSent { "sent" } else { "received" });
         }
-        EventKind::ClashLost | EventKind::Invalid => {}
+        EventKind::ClashLost | EventKind::Invalid | EventKind::Refused => {}
     }
     r.push("confidence", if o.kind == EventKind::InferredRefusal { "inferred" } else { "exact" });
     r.push("table", table_name(o));
@@ -73,7 +73,7 @@ fn is_reset(kind: EventKind) -> bool {
 #[must_use]
 pub const fn event_name(kind: EventKind) -> &'static str {
     match kind {
-        EventKind::RefusedTableFull | EventKind::RefusedNoMemory => "refused",
+        EventKind::RefusedTableFull | EventKind::RefusedNoMemory | EventKind::Refused => "refused",
         EventKind::EvictedEarlyDrop | EventKind::EvictedGc => "evicted",
         EventKind::ResetSent | EventKind::ResetReceived => "reset",
         EventKind::InferredRefusal => "inferred_refusal",

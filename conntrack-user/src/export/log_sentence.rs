@@ -14,6 +14,9 @@ pub fn sentence(o: &Observed) -> String {
         EventKind::RefusedTableFull => format!(
             "{who}: {what} was refused: {table} is full; raise nf_conntrack_max or find who fills it (conntrack_entries, conntrack_owner_*)"
         ),
+        EventKind::Refused => format!(
+            "{who}: {what} was refused an entry in {table}; whether the table was full was not seen (doctor says why)"
+        ),
         EventKind::InferredRefusal => format!(
             "{who}: {what} was dropped while {table} was full, most likely for that; raise nf_conntrack_max or find who fills it"
         ),

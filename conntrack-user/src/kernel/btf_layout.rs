@@ -1,6 +1,6 @@
 //! Where members lie in the kernel's structures.
 
-use btf_rs::{Btf, Struct, Type};
+use btf_rs::{Btf, BtfType as _, Struct, Type};
 
 use super::btf::{KernelBtf, own_types};
 
@@ -32,6 +32,21 @@ impl KernelBtf {
             let (_, member) = walk(btf, found, path)?;
             let Type::Array(array) = plain(btf, member, MAX_DEPTH)? else { return None };
             size_of_type(btf, &btf.resolve_chained_type(&array).ok()?, MAX_DEPTH)
+        })
+    }
+
+    /// Value of a member of an enumeration. None: no such enumeration or member.
+    #[must_use]
+    pub fn enum_value(&self, enumeration: &str, member: &str) -> Option<u32> {
+        self.sections().find_map(|btf| {
+            own_types(btf, enumeration).find_map(|(_, found)| match found {
+                Type::Enum(found) => found
+                    .members
+                    .iter()
+                    .find(|m| btf.resolve_name(*m).is_ok_and(|name| name == member))
+                    .map(btf_rs::EnumMember::val),
+                _ => None,
+            })
         })
     }
 

@@ -43,7 +43,7 @@ pub fn offsets(btf: &KernelBtf) -> Offsets {
         state_net: at("nf_hook_state", "net"),
         // `rsk_listener` is a macro for this.
         rsk_listener: at("request_sock", "__req_common.skc_listener"),
-        pad: 0,
+        task_stack: at("task_struct", "stack"),
     }
 }
 

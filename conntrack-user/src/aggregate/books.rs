@@ -1,0 +1,133 @@
+//! The books of each table: what the kernel counts beside what the probes counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use conntrack_common::Counter;
+
+use super::snapshot::{Counted, KernelStats, Table};
+use crate::attribute::owner::Owner;
+use crate::drain::counters::Sums;
+use crate::drain::ctnetlink::CpuStats;
+use crate::drain::kernel_stats::StatsAccumulator;
+
+/// One reading of one namespace. Unknown is None.
+pub struct Reading {
+    /// `nf_conntrack_count`.
+    pub entries: Option<u64>,
+    /// The limit in force.
+    pub limit: Option<u64>,
+    /// The kernel's statistics per CPU.
+    pub stats: Option<Vec<CpuStats>>,
+    /// The probes' counters just before `entries` was read.
+    pub before: Option<Sums>,
+    /// And just after.
+    pub after: Option<Sums>,
+}
+
+/// All tables.
+#[derive(Default)]
+pub struct Books {
+    tables: BTreeMap<u32, Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    stats: StatsAccumulator,
+    at_start: Option<KernelStats>,
+    seed: Option<i64>,
+}
+
+impl Books {
+    /// Enters a reading. None: the namespace has never had an entry, so it is no table worth a line.
+    pub fn enter(&mut self, netns: u32, host: bool, reading: Reading) -> Option<Table> {
+        if !host && reading.entries.is_none_or(|e| e == 0) && reading.after.is_none() {
+            return None;
+        }
+        let book = self.tables.entry(netns).or_default();
+        let kernel = reading.stats.map(|stats| book.stats.add(&stats));
+        book.at_start = book.at_start.or(kernel);
+        book.seed = seed(book.seed, reading.entries, reading.before.as_ref(), reading.after.as_ref());
+        Some(Table {
+            netns,
+            host,
+            owner: Owner::Unknown,
+            entries: reading.entries,
+            limit: reading.limit,
+            buckets: None,
+            accounted: book.seed.zip(reading.after).map(|(seed, sums)| seed + live(&sums)),
+            counted: reading.after.as_ref().map(counted),
+            kernel,
+            kernel_at_start: book.at_start,
+        })
+    }
+
+    /// Forgets namespaces that are gone.
+    pub fn keep_only(&mut self, live: impl Iterator<Item = u32>) {
+        let live: BTreeSet<u32> = live.collect();
+        self.tables.retain(|netns, _| live.contains(netns));
+    }
+}
+
+/// Entries allocated and not yet freed since the probes were attached; below zero while older ones are freed.
+fn live(sums: &Sums) -> i64 {
+    sums[Counter::Allocs as usize].wrapping_sub(sums[Counter::Frees as usize]).cast_signed()
+}
+
+/// Entries older than the probes. Exact when nothing came or went while the kernel's count was read; until
+/// such an instant, off by at most what came and went in the first.
+fn seed(known: Option<i64>, entries: Option<u64>, before: Option<&Sums>, after: Option<&Sums>) -> Option<i64> {
+    let (Some(entries), Some(after)) = (entries, after) else { return known };
+    let quiet = before.is_some_and(|before| {
+        [Counter::Allocs, Counter::Frees].iter().all(|c| before[*c as usize] == after[*c as usize])
+    });
+    if quiet || known.is_none() { Some(entries.cast_signed() - live(after)) } else { known }
+}
+
+fn counted(sums: &Sums) -> Counted {
+    let of = |counter: Counter| sums[counter as usize];
+    Counted {
+        allocs: of(Counter::Allocs),
+        frees: of(Counter::Frees),
+        table_full: of(Counter::TableFull),
+        refused: of(Counter::Refused),
+        refused_by_request: of(Counter::RefusedByRequest),
+        refusal_events: of(Counter::RefusalEvents),
+        refusal_suppressed: of(Counter::RefusalSuppressed),
+        refusal_lost: of(Counter::RefusalLost),
+        inserts: of(Counter::Inserts),
+        evicted_early_drop: of(Counter::EvictedEarlyDrop),
+        evicted_gc: of(Counter::EvictedGc),
+        eviction_suppressed: of(Counter::EvictionSuppressed),
+        eviction_lost: of(Counter::EvictionLost),
+        clash_lost: of(Counter::ClashLost),
+        chain_too_long: of(Counter::ChainTooLong),
+        dying: of(Counter::Dying),
+        invalid: of(Counter::Invalid),
+        resets_sent: of(Counter::ResetsSent),
+        resets_received: of(Counter::ResetsReceived),
+        resets_evicted: of(Counter::ResetsEvicted),
+        inferred_refusals: of(Counter::InferredRefusals),
+        other_suppressed: of(Counter::OtherSuppressed),
+        other_lost: of(Counter::OtherLost),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sums(allocs: u64, frees: u64) -> Sums {
+        let mut sums = [0; Counter::COUNT];
+        sums[Counter::Allocs as usize] = allocs;
+        sums[Counter::Frees as usize] = frees;
+        sums
+    }
+
+    #[test]
+    fn a_quiet_reading_corrects_the_seed_and_a_busy_one_does_not() {
+        assert_eq!(seed(None, Some(10), None, Some(&sums(3, 1))), Some(8));
+        assert_eq!(seed(Some(8), Some(50), Some(&sums(3, 1)), Some(&sums(9, 1))), Some(8));
+        assert_eq!(seed(Some(8), Some(11), Some(&sums(9, 1)), Some(&sums(9, 1))), Some(3));
+        assert_eq!(seed(Some(8), None, None, Some(&sums(9, 1))), Some(8));
+    }
+}

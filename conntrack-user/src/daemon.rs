@@ -1,0 +1,302 @@
+//! The running daemon: two threads that drain, and the view the exporter prints.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX};
+use conntrack_common::{Counter, Event, EventKind};
+
+use crate::aggregate::books::{Books, Reading};
+use crate::aggregate::snapshot::{KernelStats, Snapshot};
+use crate::attribute::cgroup_tree::{CgroupTree, find_mount};
+use crate::attribute::decode::{ClockOffset, flows, token_evidence};
+use crate::attribute::discover::{FoundNamespace, read_facts};
+use crate::attribute::index::{Inputs, OwnerIndex, Query};
+use crate::attribute::ledger::Ledger;
+use crate::attribute::observed::Observed;
+use crate::attribute::owner::Owner;
+use crate::attribute::{pods, resets};
+use crate::config::System;
+use crate::drain::counters::Counters;
+use crate::drain::events::Events;
+use crate::drain::netns::Namespace;
+use crate::drain::netns_enter::in_namespace;
+use crate::drain::{ctnetlink, netns, presence, rtnetlink};
+use crate::export::labels::table_kind;
+use crate::export::log::Logger;
+use crate::export::log_event;
+use crate::export::view::{Later, OwnerCounts, SnapshotSource, View};
+use crate::probe::attach::Probes;
+
+/// Between two readings of the kernel's own figures.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// What the threads and the exporter share.
+pub struct Daemon {
+    system: System,
+    log: Logger,
+    probes: Mutex<Option<Probes>>,
+    counters: Option<Counters>,
+    books: Mutex<Books>,
+    owners: Mutex<Owners>,
+    latest: Mutex<Option<Arc<View>>>,
+    beat: Mutex<Option<Instant>>,
+    stop: AtomicBool,
+}
+
+#[derive(Default)]
+struct Owners {
+    index: Option<OwnerIndex>,
+    host: Option<u32>,
+    known: Vec<u32>,
+    counts: BTreeMap<(&'static str, Owner), (u64, u64)>,
+    resets: Ledger,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panicked has been reported; its figures are whole, since each is written in one step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Daemon {
+    /// Puts it together; probes are attached by the first round that finds conntrack loaded.
+    #[must_use]
+    pub fn new(system: System, log: Logger, probes: Option<(Probes, Counters)>) -> Arc<Self> {
+        let (probes, counters) = probes.unzip();
+        Arc::new(Self {
+            system,
+            log,
+            probes: Mutex::new(probes),
+            counters,
+            books: Mutex::default(),
+            owners: Mutex::default(),
+            latest: Mutex::default(),
+            beat: Mutex::default(),
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    /// Ends both threads at their next turn.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads the kernel's figures every second until stopped.
+    pub fn rounds(&self) {
+        let mut attached = false;
+        while !self.stop.load(Ordering::Relaxed) {
+            if !attached && presence::conntrack_loaded(&self.system.procfs) {
+                attached = true;
+                self.attach();
+            }
+            self.read();
+            *lock(&self.beat) = Some(Instant::now());
+            let next = Instant::now() + ROUND;
+            while !self.stop.load(Ordering::Relaxed) && Instant::now() < next {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+
+    /// Attaches the probes and logs what did not attach.
+    pub fn attach(&self) {
+        let mut probes = lock(&self.probes);
+        let Some(probes) = probes.as_mut() else { return };
+        probes.attach();
+        for state in probes.states() {
+            if let Some(reason) = &state.reason {
+                let fields =
+                    [("probe", state.probe.into()), ("mechanism", state.mechanism.into()), ("reason", reason.as_str().into())];
+                self.log.warn("probe not attached, or not by its first choice", &fields);
+            }
+        }
+    }
+
+    /// Drains the ring until stopped.
+    pub fn drain(&self, mut events: Events) {
+        while !self.stop.load(Ordering::Relaxed) {
+            if let Err(error) = events.wait(Duration::from_millis(200), |event| self.observe(&event)) {
+                self.log.error("cannot read the ring of events", &[("error", error.to_string().into())]);
+                return;
+            }
+        }
+    }
+
+    fn observe(&self, event: &Event) {
+        let Some(kind) = EventKind::from_raw(event.kind) else { return };
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let monotonic = Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).unwrap_or(0));
+        let time = ClockOffset::new(monotonic, SystemTime::now())
+            .map_or_else(SystemTime::now, |offset| offset.time_of(event.ktime_ns));
+        let (orig, reply) = flows(event);
+        let mut owners = lock(&self.owners);
+        let query = Query {
+            netns: event.netns,
+            orig: orig.as_ref(),
+            reply: reply.as_ref(),
+            cgroup_id: (event.flags & FLAG_CGROUP != 0).then_some(event.cgroup_id),
+            ifindex: (event.flags & FLAG_IFINDEX != 0).then_some(event.ifindex),
+        };
+        let Some(found) = owners.index.as_ref().map(|index| index.resolve(&query)) else { return };
+        let host = owners.host == Some(event.netns);
+        let times = u64::from(event.suppressed) + 1;
+        let table = table_kind(host, &found.owner);
+        match kind {
+            EventKind::RefusedTableFull | EventKind::RefusedNoMemory | EventKind::Refused | EventKind::InferredRefusal => {
+                owners.counts.entry((table, found.owner.clone())).or_default().0 += times;
+            }
+            EventKind::EvictedEarlyDrop | EventKind::EvictedGc => {
+                owners.counts.entry((table, found.owner.clone())).or_default().1 += times;
+            }
+            EventKind::ResetSent | EventKind::ResetReceived => {
+                let verdict = resets::judge(event, resets::reset_window());
+                owners.resets.record(&found.owner, verdict.as_ref(), resets::is_repeated(event));
+            }
+            EventKind::ClashLost | EventKind::Invalid => {}
+        }
+        drop(owners);
+        self.log.record(&log_event::record(&Observed {
+            time,
+            kind,
+            netns: event.netns,
+            host,
+            orig,
+            reply,
+            device: None,
+            owner: found.owner,
+            evidence: found.evidence,
+            responder: found.responder,
+            token: token_evidence(event),
+            suppressed: event.suppressed,
+            repeated: resets::is_repeated(event),
+        }));
+    }
+
+    /// One reading of everything; also the view of a scrape.
+    pub fn read(&self) -> Arc<View> {
+        let mut snapshot = Snapshot {
+            conntrack_loaded: presence::conntrack_loaded(&self.system.procfs),
+            probes: lock(&self.probes).as_ref().map_or_else(Vec::new, Probes::states),
+            ..Snapshot::default()
+        };
+        let namespaces = netns::list_namespaces(&self.system.procfs);
+        snapshot.honesty.collectors.insert("namespaces", namespaces.is_ok());
+        let namespaces = namespaces.unwrap_or_default();
+        if snapshot.conntrack_loaded {
+            self.read_tables(&namespaces, &mut snapshot);
+        }
+        self.index(&namespaces);
+        snapshot.honesty.log_events_lost = self.log.lost();
+        let owners = lock(&self.owners);
+        snapshot.resets = owners.resets.counts();
+        if let Some(index) = &owners.index {
+            for table in &mut snapshot.tables {
+                table.owner = if table.host { Owner::Host } else { index.owner_of_netns(table.netns) };
+            }
+        }
+        let counts = owners.counts.iter().map(|((table, owner), (drops, evictions))| OwnerCounts {
+            table,
+            owner: owner.clone(),
+            drops: *drops,
+            evictions: *evictions,
+        });
+        let view = Arc::new(View { snapshot, owners: counts.collect() });
+        drop(owners);
+        *lock(&self.latest) = Some(view.clone());
+        view
+    }
+
+    fn read_tables(&self, namespaces: &[Namespace], snapshot: &mut Snapshot) {
+        let buckets = presence::buckets(&self.system.procfs).ok();
+        let mut books = lock(&self.books);
+        let (mut all_read, mut at_limit) = (true, false);
+        for namespace in namespaces {
+            let before = self.counters.as_ref().and_then(|c| c.table(namespace.inum));
+            let read = in_namespace(&namespace.path, namespace.inum, || {
+                (ctnetlink::table_counts().ok(), ctnetlink::cpu_stats().ok())
+            });
+            let (counts, stats) = match read {
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(_) => (None, None),
+            };
+            let after = self.counters.as_ref().and_then(|c| c.table(namespace.inum));
+            all_read &= counts.is_some() && stats.is_some();
+            let limit = counts.as_ref().and_then(|c| c.limit).or_else(|| presence::max(&self.system.procfs).ok());
+            let limit = limit.filter(|l| *l > 0);
+            let entries = counts.map(|c| c.entries);
+            at_limit |= entries.zip(limit).is_some_and(|(entries, limit)| entries + 1 >= limit);
+            let reading = Reading { entries, limit, stats, before, after };
+            if let Some(mut table) = books.enter(namespace.inum, namespace.host, reading) {
+                table.buckets = buckets.filter(|_| namespace.host);
+                if table.host {
+                    snapshot.before_start = table.kernel_at_start;
+                    snapshot.honesty.drift_entries =
+                        table.accounted.zip(table.entries).map(|(a, e)| a.abs_diff(e.cast_signed()));
+                }
+                snapshot.tables.push(table);
+            }
+        }
+        books.keep_only(namespaces.iter().map(|n| n.inum));
+        drop(books);
+        snapshot.honesty.collectors.insert("ctnetlink", all_read);
+        snapshot.honesty.tables_in_overflow =
+            u64::from(self.counters.as_ref().is_some_and(|c| c.overflow()[Counter::Allocs as usize] > 0));
+        if let Some(probes) = lock(&self.probes).as_mut() {
+            probes.at_limit(at_limit);
+        }
+    }
+
+    /// Makes the index of owners anew when namespaces came or went.
+    fn index(&self, namespaces: &[Namespace]) {
+        let known: Vec<u32> = namespaces.iter().map(|n| n.inum).collect();
+        if lock(&self.owners).index.is_some() && lock(&self.owners).known == known {
+            return;
+        }
+        let facts = namespaces.iter().map(|n| {
+            let addresses = in_namespace(&n.path, n.inum, rtnetlink::addresses).ok().and_then(Result::ok);
+            read_facts(&self.system.procfs, FoundNamespace {
+                netns: n.inum,
+                host: n.host,
+                pids: n.pids.clone(),
+                addresses: addresses.unwrap_or_default(),
+            })
+        });
+        let mountinfo = std::fs::read(self.system.procfs.join("self/mountinfo")).unwrap_or_default();
+        let tree = find_mount(&mountinfo).map(|mount| Mutex::new(CgroupTree::new(mount)));
+        let index = OwnerIndex::new(Inputs {
+            namespaces: facts.collect(),
+            pods: pods::read(&self.system.podlogs).unwrap_or_default(),
+            peers: Default::default(),
+            cgroup: Box::new(move |id| lock(tree.as_ref()?).lookup(id, Instant::now()).map(<[u8]>::to_vec)),
+        });
+        let mut owners = lock(&self.owners);
+        owners.host = namespaces.iter().find(|n| n.host).map(|n| n.inum);
+        owners.known = known;
+        owners.index = Some(index);
+    }
+
+    /// What the kernel had counted before the first reading.
+    #[must_use]
+    pub fn before_start(&self) -> Option<KernelStats> {
+        lock(&self.latest).as_ref()?.snapshot.before_start
+    }
+}
+
+/// The daemon as the exporter sees it.
+pub struct Source(pub Arc<Daemon>);
+
+impl SnapshotSource for Source {
+    fn refresh(&self) -> Later<'_, anyhow::Result<Arc<View>>> {
+        let daemon = self.0.clone();
+        Box::pin(async move { Ok(tokio::task::spawn_blocking(move || daemon.read()).await?) })
+    }
+    fn latest(&self) -> Option<Arc<View>> {
+        lock(&self.0.latest).clone()
+    }
+    fn heartbeat_age(&self) -> Option<Duration> {
+        lock(&self.0.beat).map(|beat| beat.elapsed())
+    }
+}
