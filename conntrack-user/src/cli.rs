@@ -157,13 +157,9 @@ pub enum SnapshotOutputArg {
 /// Values of `--probe.mechanism`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum MechanismArg {
-    /// fentry where it loads, else kprobe, else none
+    /// kprobe where it loads, else none
     #[default]
     Auto,
-    /// fentry and fexit only
-    Fentry,
-    /// kprobe and kretprobe only
-    Kprobe,
     /// No probes on conntrack: statistics and raw tracepoints, marked as inferred
     None,
 }

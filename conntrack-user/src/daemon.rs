@@ -24,7 +24,6 @@ use crate::drain::events::Events;
 use crate::drain::netns::Namespace;
 use crate::drain::netns_enter::in_namespace;
 use crate::drain::{ctnetlink, netns, presence, rtnetlink};
-use crate::export::labels::table_kind;
 use crate::export::log::Logger;
 use crate::export::log_event;
 use crate::export::view::{Later, OwnerCounts, SnapshotSource, View};
@@ -107,8 +106,11 @@ impl Daemon {
         probes.attach();
         for state in probes.states() {
             if let Some(reason) = &state.reason {
-                let fields =
-                    [("probe", state.probe.into()), ("mechanism", state.mechanism.into()), ("reason", reason.as_str().into())];
+                let fields = [
+                    ("probe", state.probe.into()),
+                    ("mechanism", state.mechanism.into()),
+                    ("reason", reason.as_str().into()),
+                ];
                 self.log.warn("probe not attached, or not by its first choice", &fields);
             }
         }
@@ -142,9 +144,16 @@ impl Daemon {
         let Some(found) = owners.index.as_ref().map(|index| index.resolve(&query)) else { return };
         let host = owners.host == Some(event.netns);
         let times = u64::from(event.suppressed) + 1;
-        let table = table_kind(host, &found.owner);
+        let table = match owners.index.as_ref().map(|index| index.owner_of_netns(event.netns)) {
+            _ if host => "host",
+            Some(Owner::Pod { .. }) => "pod",
+            _ => "netns",
+        };
         match kind {
-            EventKind::RefusedTableFull | EventKind::RefusedNoMemory | EventKind::Refused | EventKind::InferredRefusal => {
+            EventKind::RefusedTableFull
+            | EventKind::RefusedNoMemory
+            | EventKind::Refused
+            | EventKind::InferredRefusal => {
                 owners.counts.entry((table, found.owner.clone())).or_default().0 += times;
             }
             EventKind::EvictedEarlyDrop | EventKind::EvictedGc => {
@@ -224,7 +233,8 @@ impl Daemon {
             };
             let after = self.counters.as_ref().and_then(|c| c.table(namespace.inum));
             all_read &= counts.is_some() && stats.is_some();
-            let limit = counts.as_ref().and_then(|c| c.limit).or_else(|| presence::max(&self.system.procfs).ok());
+            let limit =
+                counts.as_ref().and_then(|c| c.limit).or_else(|| presence::max(&self.system.procfs).ok());
             let limit = limit.filter(|l| *l > 0);
             let entries = counts.map(|c| c.entries);
             at_limit |= entries.zip(limit).is_some_and(|(entries, limit)| entries + 1 >= limit);
@@ -257,12 +267,15 @@ impl Daemon {
         }
         let facts = namespaces.iter().map(|n| {
             let addresses = in_namespace(&n.path, n.inum, rtnetlink::addresses).ok().and_then(Result::ok);
-            read_facts(&self.system.procfs, FoundNamespace {
-                netns: n.inum,
-                host: n.host,
-                pids: n.pids.clone(),
-                addresses: addresses.unwrap_or_default(),
-            })
+            read_facts(
+                &self.system.procfs,
+                FoundNamespace {
+                    netns: n.inum,
+                    host: n.host,
+                    pids: n.pids.clone(),
+                    addresses: addresses.unwrap_or_default(),
+                },
+            )
         });
         let mountinfo = std::fs::read(self.system.procfs.join("self/mountinfo")).unwrap_or_default();
         let tree = find_mount(&mountinfo).map(|mount| Mutex::new(CgroupTree::new(mount)));

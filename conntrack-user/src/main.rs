@@ -88,7 +88,9 @@ fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
         anyhow::ensure!(thread.join().is_ok(), "a thread panicked; what it printed says why");
     }
     log.info("stopped, everything detached", &[]);
-    log.flush(Duration::from_secs(2));
+    if !log.flush(Duration::from_secs(2)) {
+        eprintln!("conntrack-pressure: the last log lines could not be written");
+    }
     Ok(0)
 }
 

@@ -21,8 +21,8 @@ pub(crate) struct Suite {
 
 /// Every guest test. A new one is a new row.
 pub(crate) const SUITES: &[Suite] = &[Suite {
-    name: "hello",
-    args: &["hello"],
+    name: "refusals",
+    args: &["refusals"],
     test_on: &["6.12", "5.10", "newest"],
     timeout: Duration::from_secs(300),
 }];

@@ -75,7 +75,12 @@ fn live(sums: &Sums) -> i64 {
 
 /// Entries older than the probes. Exact when nothing came or went while the kernel's count was read; until
 /// such an instant, off by at most what came and went in the first.
-fn seed(known: Option<i64>, entries: Option<u64>, before: Option<&Sums>, after: Option<&Sums>) -> Option<i64> {
+fn seed(
+    known: Option<i64>,
+    entries: Option<u64>,
+    before: Option<&Sums>,
+    after: Option<&Sums>,
+) -> Option<i64> {
     let (Some(entries), Some(after)) = (entries, after) else { return known };
     let quiet = before.is_some_and(|before| {
         [Counter::Allocs, Counter::Frees].iter().all(|c| before[*c as usize] == after[*c as usize])

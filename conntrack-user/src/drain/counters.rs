@@ -91,10 +91,9 @@ impl Mapping {
         let Map::Array(data) = &map else { bail!("a map of counters is not an array") };
         let fd = data.fd().as_fd();
         // SAFETY: a new mapping at an address the kernel chooses.
-        let start =
-            unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, fd, 0) }
-                .map_err(io::Error::from)
-                .context("cannot map the counters into memory")?;
+        let start = unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, fd, 0) }
+            .map_err(io::Error::from)
+            .context("cannot map the counters into memory")?;
         let start = NonNull::new(start.cast()).context("the counters were mapped at address 0")?;
         Ok(Self { start, bytes, _map: map })
     }

@@ -1,6 +1,6 @@
 //! Where members lie in the kernel's structures.
 
-use btf_rs::{Btf, BtfType as _, Struct, Type};
+use btf_rs::{Btf, Struct, Type};
 
 use super::btf::{KernelBtf, own_types};
 

@@ -98,6 +98,6 @@ mod tests {
         let fixture = Fixture::write("offsets");
         let found = offsets(&KernelBtf::open(fixture.folder()).unwrap());
         assert_eq!((found.ct_orig, found.ct_reply), (Offsets::ABSENT, Offsets::ABSENT));
-        assert_eq!((found.net_inum, found.pad), (Offsets::ABSENT, 0));
+        assert_eq!((found.net_inum, found.task_stack), (Offsets::ABSENT, Offsets::ABSENT));
     }
 }

@@ -59,7 +59,8 @@ impl Probes {
         for slot in OVERFLOW_SLOT + 1..MAX_TABLES {
             slots.push(slot, 0)?;
         }
-        let take = |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
+        let take =
+            |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
         let counters = Counters::map(take(&mut ebpf, "COUNTERS")?, take(&mut ebpf, "SLOT_NETNS")?, cpus)?;
         let events = Events::new(take(&mut ebpf, "EVENTS")?)?;
         let control = take(&mut ebpf, "CONTROL")?.try_into()?;
@@ -68,7 +69,10 @@ impl Probes {
         let probes = Self {
             ebpf,
             control,
-            states: PROBES.iter().map(|p| state(p, "not tried yet: conntrack is not loaded".into())).collect(),
+            states: PROBES
+                .iter()
+                .map(|p| state(p, "not tried yet: conntrack is not loaded".into()))
+                .collect(),
             refused: system.refuse_probes.clone(),
             kprobes: system.mechanism != MechanismArg::None,
             said: Control::default(),
@@ -100,7 +104,9 @@ impl Probes {
     pub fn states(&self) -> Vec<ProbeState> {
         let mut states = self.states.clone();
         for (state, probe) in states.iter_mut().zip(PROBES) {
-            let Some((_, way)) = probe.ways.iter().find(|(_, w)| w.mechanism == state.mechanism) else { continue };
+            let Some((_, way)) = probe.ways.iter().find(|(_, w)| w.mechanism == state.mechanism) else {
+                continue;
+            };
             let runs: Option<Vec<_>> = way.programs.iter().map(|(name, _)| self.runs(name)).collect();
             state.missed = runs.as_ref().map(|r| r.iter().map(|r| r.missed).sum());
             state.runs = runs.as_ref().map(|r| r.iter().map(|r| r.runs).sum()).filter(|r| *r > 0);

@@ -19,7 +19,8 @@ pub struct Runs {
 #[must_use]
 pub fn runs(program: impl AsFd) -> Option<Runs> {
     // SAFETY: both are plain C structures, valid when zero.
-    let (mut info, mut attr) = unsafe { (std::mem::zeroed::<bpf_prog_info>(), std::mem::zeroed::<bpf_attr>()) };
+    let (mut info, mut attr) =
+        unsafe { (std::mem::zeroed::<bpf_prog_info>(), std::mem::zeroed::<bpf_attr>()) };
     // The kernel fills what it knows and says nothing of the rest: a mark tells the two apart (before 5.12).
     info.recursion_misses = u64::MAX;
     attr.info.bpf_fd = program.as_fd().as_raw_fd().cast_unsigned();

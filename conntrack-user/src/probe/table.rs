@@ -119,10 +119,7 @@ pub const PROBES: &[Probe] = &[
     Probe {
         name: "receive_reset",
         purpose: "resets received",
-        ways: &[raw(
-            Condition::Always,
-            &[("tcp_receive_reset", Hook::RawTracepoint("tcp_receive_reset"))],
-        )],
+        ways: &[raw(Condition::Always, &[("tcp_receive_reset", Hook::RawTracepoint("tcp_receive_reset"))])],
     },
 ];
 

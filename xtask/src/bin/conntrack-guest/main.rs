@@ -1,17 +1,21 @@
-//! What tests run inside a guest.
+//! What tests run inside a guest: real sockets, and the kernel's own word for the truth.
+
+mod daemon;
+mod refusals;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        Some("hello") => {
-            let name = rustix::system::uname();
-            println!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy());
-            ExitCode::SUCCESS
-        }
-        _ => {
-            eprintln!("usage: conntrack-guest hello");
-            ExitCode::from(2)
+    let outcome = match std::env::args().nth(1).as_deref() {
+        Some("refusals") => refusals::test(),
+        Some("demo") => refusals::demo(),
+        _ => Err(anyhow::anyhow!("usage: conntrack-guest refusals|demo")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("conntrack-guest: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

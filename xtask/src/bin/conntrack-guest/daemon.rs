@@ -1,0 +1,80 @@
+//! The daemon under test: started, scraped, ended.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+
+const ADDRESS: &str = "127.0.0.1:9466";
+/// For anything the daemon should do at once; guests are slow.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A running daemon; killed when dropped.
+pub(crate) struct Daemon(Child);
+
+impl Daemon {
+    /// Starts it with its log in a file, and waits until the probe is attached.
+    pub(crate) fn start(log: &str, probe: &str) -> anyhow::Result<Self> {
+        let out = std::fs::File::create(log)?;
+        let child = Command::new("conntrack-pressure")
+            .args(["run", "--web.listen-address", ADDRESS, "--log.format", "json"])
+            .stdout(Stdio::from(out))
+            .spawn()
+            .context("cannot start conntrack-pressure")?;
+        let mut daemon = Self(child);
+        let series = format!("conntrack_probe_attached{{mechanism=\"kprobe\",probe=\"{probe}\"}}");
+        daemon.until("the probes to be attached", |page| value(page, &series) == Some(1.0))?;
+        Ok(daemon)
+    }
+
+    /// Scrapes until the page satisfies, and returns it.
+    pub(crate) fn until(&mut self, what: &str, mut is: impl FnMut(&str) -> bool) -> anyhow::Result<String> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            if let Some(status) = self.0.try_wait()? {
+                bail!("conntrack-pressure ended by itself: {status}");
+            }
+            if let Ok(page) = get("/metrics") {
+                if is(&page) {
+                    return Ok(page);
+                }
+                last = page;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("waited for {what}, last page:\n{last}")
+    }
+
+    /// SIGTERM, and its exit status must be 0.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let status = self.0.wait()?;
+        anyhow::ensure!(status.success(), "conntrack-pressure ended with {status} on SIGTERM");
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _: std::io::Result<()> = self.0.kill();
+        let _: std::io::Result<_> = self.0.wait();
+    }
+}
+
+/// The value of a series, by its name and labels as printed.
+pub(crate) fn value(page: &str, series: &str) -> Option<f64> {
+    page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
+fn get(path: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(ADDRESS)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).context("no HTTP answer")
+}

@@ -1,0 +1,118 @@
+//! A full table refuses local UDP senders: every EPERM is a refusal, and the daemon counts each.
+
+use std::net::UdpSocket;
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+
+use crate::daemon::{Daemon, value};
+
+const LOG: &str = "/tmp/conntrack-pressure.log";
+const HOST: &str = "{namespace=\"\",netns=\"\",pod=\"\",table=\"host\"}";
+const LIMIT: u32 = 64;
+const WANTED: u64 = 10_000;
+/// `/proc/net/stat/nf_conntrack` and ctnetlink keep this per CPU; `conntrack -S` prints it so.
+const DROP: &str = "drop=";
+
+pub(crate) fn test() -> anyhow::Result<()> {
+    prepare()?;
+    let mut daemon = Daemon::start(LOG, "alloc")?;
+    let before = kernel_drops()?;
+    let page = daemon.until("the first page", |_| true)?;
+    let counted = |page: &str| value(page, &format!("conntrack_table_full_drops_total{HOST}"));
+    let start = counted(&page).unwrap_or(0.0) as u64;
+
+    let refused = flood(WANTED)?;
+    let dropped = kernel_drops()? - before;
+    let page = daemon.until("the refusals to be counted", |page| {
+        counted(page).is_some_and(|now| now as u64 >= start + refused)
+    })?;
+    let seen = counted(&page).context("no count of table-full drops")? as u64 - start;
+    println!("figure: refusals: EPERM at the sender {refused}, kernel drop {dropped}, counted {seen}");
+    ensure!(refused >= WANTED, "the table refused only {refused}");
+    ensure!(seen == refused && dropped == refused, "the three counts differ");
+
+    let fate = |outcome: &str| {
+        let labels = HOST.replace("{namespace=\"\",netns=\"\",", "{namespace=\"\",netns=\"\",outcome=\"@\",");
+        value(&page, &format!("conntrack_refusal_events_total{}", labels.replace('@', outcome)))
+    };
+    let fates = [fate("logged"), fate("suppressed"), fate("lost")];
+    println!("figure: refusal events logged, suppressed, lost {fates:?}");
+    if let [Some(logged), Some(suppressed), Some(lost)] = fates {
+        let all = (logged + suppressed + lost) as u64;
+        ensure!(all == start + seen, "events + suppressed + lost = {all}, refusals = {}", start + seen);
+    }
+    let entries = value(&page, &format!("conntrack_entries{HOST}"));
+    let accounted = value(&page, &format!("conntrack_accounted_entries{HOST}"));
+    println!("figure: entries {entries:?}, accounted {accounted:?}");
+    daemon.stop()?;
+    let log = std::fs::read_to_string(LOG)?;
+    ensure!(log.contains("\"event\":\"refused\""), "no log event of a refusal:\n{log}");
+    let left = output("bpftool", &["prog", "list"])?;
+    ensure!(!left.contains("alloc_enter"), "a program was left behind:\n{left}");
+    Ok(())
+}
+
+/// The same, for people to look at.
+pub(crate) fn demo() -> anyhow::Result<()> {
+    prepare()?;
+    let mut daemon = Daemon::start(LOG, "alloc")?;
+    let refused = flood(500)?;
+    println!("A sender was refused {refused} new connections (EPERM) by a table of {LIMIT} entries.\n");
+    let page = daemon.until("the refusals", |page| {
+        value(page, &format!("conntrack_table_full_drops_total{HOST}")).is_some_and(|n| n as u64 >= refused)
+    })?;
+    daemon.stop()?;
+    println!("Log events:");
+    for line in std::fs::read_to_string(LOG)?.lines().filter(|l| l.contains("\"refused\"")).take(3) {
+        println!("{line}");
+    }
+    println!("\nMetrics:");
+    for name in
+        ["conntrack_entries", "conntrack_table_full", "conntrack_owner_drops", "conntrack_refusal_events"]
+    {
+        for line in page.lines().filter(|l| l.starts_with(name)) {
+            println!("{line}");
+        }
+    }
+    Ok(())
+}
+
+fn prepare() -> anyhow::Result<()> {
+    output("modprobe", &["nf_conntrack"])?;
+    output("modprobe", &["nf_conntrack_netlink"])?;
+    let rules = "table inet t { chain out { type filter hook output priority 0; ct state new counter; }; }";
+    output("nft", &[rules])?;
+    std::fs::write("/proc/sys/net/netfilter/nf_conntrack_max", LIMIT.to_string())?;
+    Ok(())
+}
+
+/// Sends UDP from ever new ports until so many sends were refused; the number that were.
+fn flood(wanted: u64) -> anyhow::Result<u64> {
+    let (mut refused, mut tries) = (0, 0_u64);
+    while refused < wanted && tries < wanted * 4 {
+        tries += 1;
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        match socket.send_to(b"x", ("127.0.0.1", 9)) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => refused += 1,
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(refused)
+}
+
+/// The kernel's own `drop` statistic, summed over CPUs.
+fn kernel_drops() -> anyhow::Result<u64> {
+    let text = output("conntrack", &["-S"])?;
+    Ok(text
+        .split_whitespace()
+        .filter(|word| word.starts_with(DROP))
+        .filter_map(|word| word[DROP.len()..].parse::<u64>().ok())
+        .sum())
+}
+
+fn output(program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let out = Command::new(program).args(args).output().with_context(|| format!("cannot run {program}"))?;
+    ensure!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
