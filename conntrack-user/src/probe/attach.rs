@@ -26,6 +26,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/co
 pub struct Probes {
     ebpf: Ebpf,
     control: Array<MapData, Control>,
+    /// Kept open: programs are loaded later and name the map by its fd.
+    _slots: Queue<MapData, u32>,
     states: Vec<ProbeState>,
     refused: Vec<String>,
     kprobes: bool,
@@ -69,6 +71,7 @@ impl Probes {
         let probes = Self {
             ebpf,
             control,
+            _slots: slots,
             states: PROBES
                 .iter()
                 .map(|p| state(p, "not tried yet: conntrack is not loaded".into()))

@@ -24,7 +24,7 @@ impl Daemon {
             .spawn()
             .context("cannot start conntrack-pressure")?;
         let mut daemon = Self(child);
-        let series = format!("conntrack_probe_attached{{mechanism=\"kprobe\",probe=\"{probe}\"}}");
+        let series = format!("conntrack_probe_attached{{probe=\"{probe}\",mechanism=\"kprobe\"}}");
         daemon.until("the probes to be attached", |page| value(page, &series) == Some(1.0))?;
         Ok(daemon)
     }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use crate::daemon::{Daemon, value};
 
 const LOG: &str = "/tmp/conntrack-pressure.log";
-const HOST: &str = "{namespace=\"\",netns=\"\",pod=\"\",table=\"host\"}";
+const HOST: &str = "{table=\"host\",namespace=\"\",pod=\"\",netns=\"\"}";
 const LIMIT: u32 = 64;
 const WANTED: u64 = 10_000;
 /// `/proc/net/stat/nf_conntrack` and ctnetlink keep this per CPU; `conntrack -S` prints it so.
@@ -33,8 +33,8 @@ pub(crate) fn test() -> anyhow::Result<()> {
     ensure!(seen == refused && dropped == refused, "the three counts differ");
 
     let fate = |outcome: &str| {
-        let labels = HOST.replace("{namespace=\"\",netns=\"\",", "{namespace=\"\",netns=\"\",outcome=\"@\",");
-        value(&page, &format!("conntrack_refusal_events_total{}", labels.replace('@', outcome)))
+        let labels = HOST.replace('}', &format!(",outcome=\"{outcome}\"}}"));
+        value(&page, &format!("conntrack_refusal_events_total{labels}"))
     };
     let fates = [fate("logged"), fate("suppressed"), fate("lost")];
     println!("figure: refusal events logged, suppressed, lost {fates:?}");
