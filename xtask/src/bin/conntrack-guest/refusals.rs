@@ -81,8 +81,15 @@ pub(crate) fn demo() -> anyhow::Result<()> {
 fn prepare() -> anyhow::Result<()> {
     output("modprobe", &["nf_conntrack"])?;
     output("modprobe", &["nf_conntrack_netlink"])?;
-    let rules = "table inet t { chain out { type filter hook output priority 0; ct state new counter; }; }";
-    output("nft", &[rules])?;
+    // The scrapes are kept out of the table, or a full one would refuse them too and they would be counted.
+    let scrape = "tcp dport 9466 notrack; tcp sport 9466 notrack;";
+    let rules = format!(
+        "table inet t {{ \
+           chain out {{ type filter hook output priority 0; ct state new counter; }}; \
+           chain raw_out {{ type filter hook output priority -300; {scrape} }}; \
+           chain raw_in {{ type filter hook prerouting priority -300; {scrape} }}; }}"
+    );
+    output("nft", &[&rules])?;
     std::fs::write("/proc/sys/net/netfilter/nf_conntrack_max", LIMIT.to_string())?;
     Ok(())
 }
