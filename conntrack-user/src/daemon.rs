@@ -9,15 +9,16 @@ use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX};
 use conntrack_common::{Counter, Event, EventKind};
 
 use crate::aggregate::books::{Books, Reading};
-use crate::aggregate::snapshot::{KernelStats, Snapshot};
+use crate::aggregate::snapshot::Snapshot;
 use crate::attribute::cgroup_tree::{CgroupTree, find_mount};
 use crate::attribute::decode::{ClockOffset, flows, token_evidence};
 use crate::attribute::discover::{FoundNamespace, read_facts};
-use crate::attribute::index::{Inputs, OwnerIndex, Query};
+use crate::attribute::index::{Attribution, Inputs, OwnerIndex, Query};
 use crate::attribute::ledger::Ledger;
 use crate::attribute::observed::Observed;
-use crate::attribute::owner::Owner;
+use crate::attribute::owner::{Evidence, Owner};
 use crate::attribute::{pods, resets};
+use crate::command::check;
 use crate::config::System;
 use crate::drain::counters::Counters;
 use crate::drain::events::Events;
@@ -85,12 +86,18 @@ impl Daemon {
     /// Reads the kernel's figures every second until stopped.
     pub fn rounds(&self) {
         let mut attached = false;
+        let mut told = false;
         while !self.stop.load(Ordering::Relaxed) {
             if !attached && presence::conntrack_loaded(&self.system.procfs) {
                 attached = true;
                 self.attach();
             }
-            self.read();
+            let view = self.read();
+            if !std::mem::replace(&mut told, true)
+                && let Some(before) = check::before_start(view.snapshot.before_start.as_ref())
+            {
+                self.log.warn(&before, &[]);
+            }
             *lock(&self.beat) = Some(Instant::now());
             let next = Instant::now() + ROUND;
             while !self.stop.load(Ordering::Relaxed) && Instant::now() < next {
@@ -141,7 +148,9 @@ impl Daemon {
             cgroup_id: (event.flags & FLAG_CGROUP != 0).then_some(event.cgroup_id),
             ifindex: (event.flags & FLAG_IFINDEX != 0).then_some(event.ifindex),
         };
-        let Some(found) = owners.index.as_ref().map(|index| index.resolve(&query)) else { return };
+        // Before the first round there is no index: the fact is reported, its owner is not known.
+        let nobody = Attribution { owner: Owner::Unknown, evidence: Evidence::None, responder: None };
+        let found = owners.index.as_ref().map_or(nobody, |index| index.resolve(&query));
         let host = owners.host == Some(event.netns);
         let times = u64::from(event.suppressed) + 1;
         let table = match owners.index.as_ref().map(|index| index.owner_of_netns(event.netns)) {
@@ -289,12 +298,6 @@ impl Daemon {
         owners.host = namespaces.iter().find(|n| n.host).map(|n| n.inum);
         owners.known = known;
         owners.index = Some(index);
-    }
-
-    /// What the kernel had counted before the first reading.
-    #[must_use]
-    pub fn before_start(&self) -> Option<KernelStats> {
-        lock(&self.latest).as_ref()?.snapshot.before_start
     }
 }
 
