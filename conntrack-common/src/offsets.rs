@@ -60,7 +60,7 @@ pub struct Offsets {
     pub kernfs_id: u32,
     /// `nf_hook_state.net`
     pub state_net: u32,
-    /// `request_sock.rsk_listener`
+    /// `request_sock.__req_common.skc_listener` (`rsk_listener` is a macro for it)
     pub rsk_listener: u32,
     /// `task_struct.stack`
     pub task_stack: u32,
