@@ -143,7 +143,9 @@ fn start(request: &VmRequest, kernel: &Obtained, initrd: &Path, work: &Path) -> 
     if request.icount {
         command.args(["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off", "-smp", "1"]);
     } else {
-        command.args(["-accel", "tcg,thread=multi", "-smp", &request.cpus.to_string()]);
+        // One host thread for all processors: with a thread each, a processor runs the breakpoint of a text
+        // patch after the kernel ended that patch, which real hardware cannot do, and the guest panics.
+        command.args(["-accel", "tcg,thread=single", "-smp", &request.cpus.to_string()]);
     }
     command
         .args(["-cpu", "max", "-m", &request.memory])
