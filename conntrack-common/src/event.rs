@@ -83,7 +83,7 @@ pub struct Event {
     pub token_ktime_ns: u64,
     /// The [`EventKind`] of the token; resets only.
     pub token_kind: u32,
-    /// How many events of this source were held back since its last one in the ring.
+    /// How many events of this source were held back or lost since its last one in the ring.
     pub suppressed: u32,
     /// Original tuple of the entry or would-be entry; for a reset, the tuple of the reset flow as its end sees it.
     pub orig: Tuple,
@@ -91,28 +91,45 @@ pub struct Event {
     pub reply: Tuple,
 }
 
-/// Key of the limiter: who caused the event.
+/// Key of the limiter: who caused the event, by all that can tell one owner from another.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct SourceKey {
     /// Source address as in [`Tuple::saddr`].
     pub saddr: [u64; 2],
+    /// As [`Event::cgroup_id`].
+    pub cgroup_id: u64,
     /// Namespace inode.
     pub netns: u32,
-    /// The [`EventKind`], so that one kind does not silence another.
+    /// As [`Event::ifindex`].
+    pub ifindex: u32,
+    /// The [`EventKind`], so that one kind does not silence another; 0 in a window that is not in use.
     pub kind: u32,
+    /// [`SOURCE_FLAGS`] of [`Event::flags`].
+    pub flags: u32,
+    /// As [`Tuple::l3num`].
+    pub l3num: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }
 
-/// Value of the limiter.
+/// The bits of [`Event::flags`] that are part of a [`SourceKey`].
+pub const SOURCE_FLAGS: u32 = FLAG_CGROUP | FLAG_IFINDEX | FLAG_REPEATED;
+
+/// One source's window of the limiter, in an array that the daemon maps.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SourceWindow {
+    /// Whose it is.
+    pub key: SourceKey,
     /// Start of the window, `CLOCK_MONOTONIC` nanoseconds.
     pub start_ns: u64,
     /// Events passed in this window.
-    pub passed: u32,
-    /// Events held back since the last one passed.
-    pub suppressed: u32,
+    pub passed: u64,
+    /// Events held back, or lost because the ring was full, since the window was taken. Only grows.
+    pub withheld: u64,
+    /// `withheld` as the last event that passed told it.
+    pub told: u64,
 }
 
 /// What an eviction leaves behind, under the flow keys of both its tuples.
@@ -136,8 +153,8 @@ pub struct Token {
 }
 
 const _: () = assert!(size_of::<Event>() == 136);
-const _: () = assert!(size_of::<SourceKey>() == 24);
-const _: () = assert!(size_of::<SourceWindow>() == 16);
+const _: () = assert!(size_of::<SourceKey>() == 48);
+const _: () = assert!(size_of::<SourceWindow>() == 80);
 const _: () = assert!(size_of::<Token>() == 104);
 
 /// The daemon's word to the probes; the one value of the map `CONTROL`.

@@ -26,10 +26,24 @@ pub const OVERFLOW_SLOT: u32 = 0;
 pub const RING_BYTES: u32 = 4 << 20;
 
 /// Events one source (namespace and source address) may put in the ring in one window.
-pub const SOURCE_BURST: u32 = 100;
+pub const SOURCE_BURST: u64 = 100;
+
+/// Windows of the limiter. The first [`SHARED_SOURCES`] are shared, one by each kind of event, by sources that
+/// found none of their own.
+pub const MAX_SOURCES: u32 = 8192;
+
+/// See [`MAX_SOURCES`]. More than the largest [`EventKind`].
+pub const SHARED_SOURCES: u32 = 16;
 
 /// Length of the limiter's window, nanoseconds.
 pub const SOURCE_WINDOW_NS: u64 = 1_000_000_000;
+
+/// How long after an eviction a reset of its flow may be blamed on it, nanoseconds. The state the entry was in
+/// is not in the token, so it is the longest that the kernel would have kept an entry that can be evicted:
+/// handshakes (early_drop) and closing states (the garbage collector), by the defaults of `tcp_timeouts` in
+/// net/netfilter/nf_conntrack_proto_tcp.c, the same from 5.10 to the newest: SYN_SENT 120 s, SYN_RECV 60 s,
+/// FIN_WAIT 120 s, CLOSE_WAIT 60 s, LAST_ACK 30 s, TIME_WAIT 120 s.
+pub const RESET_WINDOW_NS: u64 = 120_000_000_000;
 
 #[cfg(feature = "user")]
 mod pod {

@@ -28,8 +28,6 @@ pub struct Offsets {
     pub skb_network_header: u32,
     /// `sk_buff.transport_header`
     pub skb_transport_header: u32,
-    /// `sk_buff.protocol`
-    pub skb_protocol: u32,
     /// `net_device.ifindex`
     pub dev_ifindex: u32,
     /// `net_device.nd_net.net`
@@ -58,10 +56,6 @@ pub struct Offsets {
     pub cgroup_kn: u32,
     /// `kernfs_node.id`
     pub kernfs_id: u32,
-    /// `nf_hook_state.net`
-    pub state_net: u32,
-    /// `request_sock.__req_common.skc_listener` (`rsk_listener` is a macro for it)
-    pub rsk_listener: u32,
     /// `task_struct.stack`
     pub task_stack: u32,
 }
@@ -71,4 +65,4 @@ impl Offsets {
     pub const ABSENT: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Offsets>() == 120);
+const _: () = assert!(size_of::<Offsets>() == 108);

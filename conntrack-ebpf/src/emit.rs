@@ -1,34 +1,44 @@
 //! Rare facts into the ring buffer, limited by source so that no flood silences another source.
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_ns};
-use conntrack_common::{Counter, Event, EventKind, SOURCE_BURST, SOURCE_WINDOW_NS, SourceKey, SourceWindow};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
+use conntrack_common::{
+    Counter, Event, EventKind, SHARED_SOURCES, SOURCE_BURST, SOURCE_WINDOW_NS, SourceKey, SourceWindow,
+    event::SOURCE_FLAGS,
+};
 
 use crate::{
-    maps::{EVENTS, SOURCES},
-    table::bump,
+    maps::{EVENTS, FREE_SOURCES, SOURCE_WINDOWS, SOURCES},
+    table::{add_one, bump},
 };
 
-/// Counters of what became of the records of one kind.
-pub(crate) struct Fate {
-    pub(crate) passed: Option<Counter>,
-    pub(crate) suppressed: Counter,
-    pub(crate) lost: Counter,
+/// Which counters tell what became of a record.
+#[derive(Clone, Copy)]
+pub(crate) enum Fate {
+    Refusal,
+    Eviction,
+    Other,
 }
 
-/// What becomes of refusals.
-pub(crate) const REFUSAL: Fate = Fate {
-    passed: Some(Counter::RefusalEvents),
-    suppressed: Counter::RefusalSuppressed,
-    lost: Counter::RefusalLost,
-};
+/// What became of a record.
+enum Outcome {
+    Passed,
+    Suppressed,
+    Lost,
+}
 
-/// What becomes of evictions.
-pub(crate) const EVICTION: Fate =
-    Fate { passed: None, suppressed: Counter::EvictionSuppressed, lost: Counter::EvictionLost };
-
-/// What becomes of everything else.
-pub(crate) const OTHER: Fate =
-    Fate { passed: None, suppressed: Counter::OtherSuppressed, lost: Counter::OtherLost };
+#[inline(always)]
+fn count(slot: u32, fate: Fate, outcome: Outcome) {
+    match (fate, outcome) {
+        (Fate::Refusal, Outcome::Passed) => bump(slot, Counter::RefusalEvents),
+        (Fate::Refusal, Outcome::Suppressed) => bump(slot, Counter::RefusalSuppressed),
+        (Fate::Refusal, Outcome::Lost) => bump(slot, Counter::RefusalLost),
+        (Fate::Eviction, Outcome::Suppressed) => bump(slot, Counter::EvictionSuppressed),
+        (Fate::Eviction, Outcome::Lost) => bump(slot, Counter::EvictionLost),
+        (Fate::Other, Outcome::Suppressed) => bump(slot, Counter::OtherSuppressed),
+        (Fate::Other, Outcome::Lost) => bump(slot, Counter::OtherLost),
+        (Fate::Eviction | Fate::Other, Outcome::Passed) => {}
+    }
+}
 
 /// An event of now, all else zero.
 #[inline(always)]
@@ -51,44 +61,76 @@ pub(crate) fn event(kind: EventKind, netns: u32) -> Event {
     }
 }
 
-/// Sends an event, or counts why not.
-#[inline(always)]
-pub(crate) fn send(mut event: Event, slot: u32, fate: &Fate) {
-    let Some(suppressed) = pass(&event) else {
-        bump(slot, fate.suppressed);
-        return;
-    };
-    event.suppressed = suppressed;
-    if EVENTS.output::<Event>(&event, 0).is_ok() {
-        if let Some(passed) = fate.passed {
-            bump(slot, passed);
+/// Sends an event, or counts why not. A function of its own: its caller's event fills half a stack.
+#[inline(never)]
+pub(crate) fn send(event: &mut Event, slot: u32, fate: Fate) {
+    let Some(window) = window(event) else { return count(slot, fate, Outcome::Suppressed) };
+    // SAFETY: a live value of an array. Two CPUs may race for the last places of a window: it is a limit, not a
+    // book. The book, `withheld`, is only ever added to.
+    let withheld = unsafe {
+        if event.ktime_ns.wrapping_sub((*window).start_ns) >= SOURCE_WINDOW_NS {
+            (*window).start_ns = event.ktime_ns;
+            (*window).passed = 0;
         }
+        if (*window).passed >= SOURCE_BURST {
+            add_one(&raw mut (*window).withheld);
+            return count(slot, fate, Outcome::Suppressed);
+        }
+        (*window).passed += 1;
+        let withheld = (*window).withheld;
+        event.suppressed = withheld.wrapping_sub((*window).told) as u32;
+        withheld
+    };
+    if EVENTS.output::<Event>(&*event, 0).is_ok() {
+        // SAFETY: as above.
+        unsafe { (*window).told = withheld };
+        count(slot, fate, Outcome::Passed);
     } else {
-        bump(slot, fate.lost);
+        // SAFETY: as above.
+        unsafe { add_one(&raw mut (*window).withheld) };
+        count(slot, fate, Outcome::Lost);
     }
 }
 
-/// `Some(held back since the last one)` if the event's source may still speak in this window.
+/// The window of the event's source, taken now if it has none; a shared one when all are taken.
 #[inline(always)]
-fn pass(event: &Event) -> Option<u32> {
-    let key = SourceKey { saddr: event.orig.saddr, netns: event.netns, kind: event.kind };
-    let Some(window) = SOURCES.get_ptr_mut(key) else {
-        let fresh = SourceWindow { start_ns: event.ktime_ns, passed: 1, suppressed: 0 };
-        let _: Result<(), i32> = SOURCES.insert(key, fresh, BPF_ANY.into());
-        return Some(0);
+fn window(event: &Event) -> Option<*mut SourceWindow> {
+    let key = SourceKey {
+        saddr: event.orig.saddr,
+        cgroup_id: event.cgroup_id,
+        netns: event.netns,
+        ifindex: event.ifindex,
+        kind: event.kind,
+        flags: event.flags & SOURCE_FLAGS,
+        l3num: event.orig.l3num.into(),
+        pad: 0,
     };
-    // SAFETY: a live map value. Two CPUs may race for the last places of a window: it is a limit, not a book.
-    let window = unsafe { &mut *window };
-    if event.ktime_ns.wrapping_sub(window.start_ns) >= SOURCE_WINDOW_NS {
-        window.start_ns = event.ktime_ns;
-        window.passed = 0;
+    let index = match SOURCES.get_ptr(key) {
+        // SAFETY: a live map value.
+        Some(index) => unsafe { *index },
+        None => take(&key),
+    };
+    SOURCE_WINDOWS.get_ptr_mut(index)
+}
+
+#[inline(never)]
+fn take(key: &SourceKey) -> u32 {
+    let shared = key.kind & (SHARED_SOURCES - 1);
+    let Ok(Some(index)) = FREE_SOURCES.pop() else {
+        return shared;
+    };
+    if SOURCES.insert(key, index, BPF_NOEXIST.into()).is_err() {
+        // Another CPU was first, or the map is full.
+        let _: Result<(), i32> = FREE_SOURCES.push(index, 0);
+        return match SOURCES.get_ptr(key) {
+            // SAFETY: a live map value.
+            Some(index) => unsafe { *index },
+            None => shared,
+        };
     }
-    if window.passed >= SOURCE_BURST {
-        window.suppressed += 1;
-        return None;
+    if let Some(window) = SOURCE_WINDOWS.get_ptr_mut(index) {
+        // SAFETY: the window is this source's alone since the insert above; the daemon cleared it.
+        unsafe { (*window).key = *key };
     }
-    window.passed += 1;
-    let suppressed = window.suppressed;
-    window.suppressed = 0;
-    Some(suppressed)
+    index
 }

@@ -26,6 +26,9 @@ const IP_CT_IS_REPLY: u64 = 3;
 /// `THREAD_SIZE` of x86-64 and arm64 without KASAN.
 const THREAD_SIZE: u64 = 16 << 10;
 
+/// `IPS_SRC_NAT | IPS_DST_NAT` of `nf_conn.status`.
+pub(crate) const IPS_NAT_MASK: u32 = 1 << 4 | 1 << 5;
+
 /// Reads a value; `None` when the address faults.
 #[inline(always)]
 pub(crate) fn read<T>(address: u64) -> Option<T> {

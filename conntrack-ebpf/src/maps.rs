@@ -6,7 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, Queue, RingBuf},
 };
 use conntrack_common::{
-    Control, Event, FlowKey, MAX_TABLES, Offsets, RING_BYTES, SourceKey, SourceWindow, TableCounters, Token,
+    Control, Event, FlowKey, MAX_SOURCES, MAX_TABLES, Offsets, RING_BYTES, SourceKey, SourceWindow,
+    TableCounters, Token,
 };
 
 /// Where the kernel keeps what is read here; set by the daemon from the kernel's BTF.
@@ -41,9 +42,17 @@ pub(crate) static COUNTERS: Array<TableCounters> = Array::with_max_entries(MAX_T
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
-/// Source → its window of the limiter.
+/// Source → index of its window.
 #[map]
-pub(crate) static SOURCES: LruHashMap<SourceKey, SourceWindow> = LruHashMap::with_max_entries(16_384, 0);
+pub(crate) static SOURCES: HashMap<SourceKey, u32> = HashMap::with_max_entries(MAX_SOURCES, 0);
+
+/// Windows not in use. The daemon fills it.
+#[map]
+pub(crate) static FREE_SOURCES: Queue<u32> = Queue::with_max_entries(MAX_SOURCES, 0);
+
+/// The limiter's windows. Mapped by the daemon.
+#[map]
+pub(crate) static SOURCE_WINDOWS: Array<SourceWindow> = Array::with_max_entries(MAX_SOURCES, BPF_F_MMAPABLE);
 
 /// Flow key of either tuple of an evicted entry → token.
 #[map]
@@ -69,9 +78,9 @@ pub(crate) static CLASH_MARKS: LruHashMap<u64, u32> = LruHashMap::with_max_entri
 #[map]
 pub(crate) static PENDING: HashMap<u64, Event> = HashMap::with_max_entries(1_024, 0);
 
-/// The daemon's word to the probes.
+/// The daemon's word to the probes. Mapped by the daemon.
 #[map]
-pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Arguments kept from entry to return.
 #[repr(C)]
@@ -147,7 +156,6 @@ fields!(
     skb_head,
     skb_network_header,
     skb_transport_header,
-    skb_protocol,
     dev_ifindex,
     dev_net,
     sk_net,
@@ -162,8 +170,6 @@ fields!(
     sk_cgrp_data,
     cgroup_kn,
     kernfs_id,
-    state_net,
-    rsk_listener,
     task_stack,
 );
 

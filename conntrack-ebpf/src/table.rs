@@ -44,11 +44,18 @@ pub(crate) fn bump(slot: u32, counter: Counter) {
     // SAFETY: no arguments, always allowed.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
     if let Some(counters) = COUNTERS.get_ptr_mut(slot * cpus() + cpu) {
-        // SAFETY: the value of an array map lives as long as the map. `core` has no atomic adds for this
-        // target; the instruction is BPF_XADD, which 5.10 has, and no result is asked for.
-        unsafe {
-            let value = &raw mut (*counters).values[counter as usize];
-            asm!("lock *(u64 *)({value} + 0) += {one}", value = in(reg) value, one = in(reg) 1_u64);
-        }
+        // SAFETY: the value of an array map lives as long as the map.
+        unsafe { add_one(&raw mut (*counters).values[counter as usize]) };
     }
+}
+
+/// Adds one, whoever else does so at the same time.
+///
+/// # Safety
+/// `value` points into a live map value.
+#[inline(always)]
+pub(crate) unsafe fn add_one(value: *mut u64) {
+    // SAFETY: the caller's. `core` has no atomic adds for this target; the instruction is BPF_XADD, which 5.10
+    // has, and no result is asked for.
+    unsafe { asm!("lock *(u64 *)({value} + 0) += {one}", value = in(reg) value, one = in(reg) 1_u64) };
 }

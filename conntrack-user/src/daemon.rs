@@ -1,17 +1,16 @@
 //! The running daemon: two threads that drain, and the view the exporter prints.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX};
+use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX, FLAG_REPEATED};
 use conntrack_common::{Counter, Event, EventKind};
 
 use crate::aggregate::books::{Books, Reading};
 use crate::aggregate::snapshot::Snapshot;
 use crate::attribute::cgroup_tree::{CgroupTree, find_mount};
-use crate::attribute::decode::{ClockOffset, flows, token_evidence};
+use crate::attribute::decode::{ClockOffset, flows, source_flow, token_evidence};
 use crate::attribute::discover::{FoundNamespace, read_facts};
 use crate::attribute::index::{Attribution, Inputs, OwnerIndex, Query};
 use crate::attribute::ledger::Ledger;
@@ -24,6 +23,7 @@ use crate::drain::counters::Counters;
 use crate::drain::events::Events;
 use crate::drain::netns::Namespace;
 use crate::drain::netns_enter::in_namespace;
+use crate::drain::sources::{Sources, Withheld};
 use crate::drain::{ctnetlink, netns, presence, rtnetlink};
 use crate::export::log::Logger;
 use crate::export::log_event;
@@ -39,6 +39,7 @@ pub struct Daemon {
     log: Logger,
     probes: Mutex<Option<Probes>>,
     counters: Option<Counters>,
+    sources: Mutex<Option<Sources>>,
     books: Mutex<Books>,
     owners: Mutex<Owners>,
     latest: Mutex<Option<Arc<View>>>,
@@ -51,8 +52,45 @@ struct Owners {
     index: Option<OwnerIndex>,
     host: Option<u32>,
     known: Vec<u32>,
-    counts: BTreeMap<(&'static str, Owner), (u64, u64)>,
-    resets: Ledger,
+    ledger: Ledger,
+}
+
+impl Owners {
+    /// Before the first round there is no index: the fact is reported, its owner is not known.
+    fn resolve(&self, query: &Query<'_>) -> Attribution {
+        let nobody = Attribution { owner: Owner::Unknown, evidence: Evidence::None, responder: None };
+        self.index.as_ref().map_or(nobody, |index| index.resolve(query))
+    }
+
+    /// In whose table something happened, as [`crate::export::labels::table_kind`] names it.
+    fn table(&self, netns: u32) -> &'static str {
+        match self.index.as_ref().map(|index| index.owner_of_netns(netns)) {
+            _ if self.host == Some(netns) => "host",
+            Some(Owner::Pod { .. }) => "pod",
+            _ => "netns",
+        }
+    }
+
+    /// Credits what the limiter held back to whoever its sources belong to.
+    fn withheld(&mut self, withheld: &Withheld) {
+        let key = &withheld.key;
+        let Some(kind) = EventKind::from_raw(key.kind) else { return };
+        let flow = source_flow(key);
+        let owner = self
+            .resolve(&Query {
+                netns: key.netns,
+                orig: flow.as_ref(),
+                reply: None,
+                cgroup_id: (key.flags & FLAG_CGROUP != 0).then_some(key.cgroup_id),
+                ifindex: (key.flags & FLAG_IFINDEX != 0).then_some(key.ifindex),
+            })
+            .owner;
+        if !matches!(kind, EventKind::ResetSent | EventKind::ResetReceived) {
+            self.ledger.lost(kind, self.table(key.netns), &owner, withheld.count);
+        } else if key.flags & FLAG_REPEATED == 0 {
+            self.ledger.resets_withheld(&owner, withheld.count);
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,13 +101,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Daemon {
     /// Puts it together; probes are attached by the first round that finds conntrack loaded.
     #[must_use]
-    pub fn new(system: System, log: Logger, probes: Option<(Probes, Counters)>) -> Arc<Self> {
-        let (probes, counters) = probes.unzip();
+    pub fn new(system: System, log: Logger, probes: Option<(Probes, Counters, Sources)>) -> Arc<Self> {
+        let (probes, counters, sources) = match probes {
+            Some((probes, counters, sources)) => (Some(probes), Some(counters), Some(sources)),
+            None => (None, None, None),
+        };
         Arc::new(Self {
             system,
             log,
             probes: Mutex::new(probes),
             counters,
+            sources: Mutex::new(sources),
             books: Mutex::default(),
             owners: Mutex::default(),
             latest: Mutex::default(),
@@ -135,9 +177,7 @@ impl Daemon {
 
     fn observe(&self, event: &Event) {
         let Some(kind) = EventKind::from_raw(event.kind) else { return };
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let monotonic = Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).unwrap_or(0));
-        let time = ClockOffset::new(monotonic, SystemTime::now())
+        let time = ClockOffset::new(monotonic(), SystemTime::now())
             .map_or_else(SystemTime::now, |offset| offset.time_of(event.ktime_ns));
         let (orig, reply) = flows(event);
         let mut owners = lock(&self.owners);
@@ -148,32 +188,12 @@ impl Daemon {
             cgroup_id: (event.flags & FLAG_CGROUP != 0).then_some(event.cgroup_id),
             ifindex: (event.flags & FLAG_IFINDEX != 0).then_some(event.ifindex),
         };
-        // Before the first round there is no index: the fact is reported, its owner is not known.
-        let nobody = Attribution { owner: Owner::Unknown, evidence: Evidence::None, responder: None };
-        let found = owners.index.as_ref().map_or(nobody, |index| index.resolve(&query));
+        let found = owners.resolve(&query);
         let host = owners.host == Some(event.netns);
-        let times = u64::from(event.suppressed) + 1;
-        let table = match owners.index.as_ref().map(|index| index.owner_of_netns(event.netns)) {
-            _ if host => "host",
-            Some(Owner::Pod { .. }) => "pod",
-            _ => "netns",
-        };
-        match kind {
-            EventKind::RefusedTableFull
-            | EventKind::RefusedNoMemory
-            | EventKind::Refused
-            | EventKind::InferredRefusal => {
-                owners.counts.entry((table, found.owner.clone())).or_default().0 += times;
-            }
-            EventKind::EvictedEarlyDrop | EventKind::EvictedGc => {
-                owners.counts.entry((table, found.owner.clone())).or_default().1 += times;
-            }
-            EventKind::ResetSent | EventKind::ResetReceived => {
-                let verdict = resets::judge(event, resets::reset_window());
-                owners.resets.record(&found.owner, verdict.as_ref(), resets::is_repeated(event));
-            }
-            EventKind::ClashLost | EventKind::Invalid => {}
-        }
+        let table = owners.table(event.netns);
+        owners.ledger.lost(kind, table, &found.owner, 1);
+        let verdict = resets::judge(event, resets::reset_window());
+        owners.ledger.reset(&found.owner, verdict.as_ref(), resets::is_repeated(event));
         drop(owners);
         self.log.record(&log_event::record(&Observed {
             time,
@@ -187,6 +207,7 @@ impl Daemon {
             evidence: found.evidence,
             responder: found.responder,
             token: token_evidence(event),
+            verdict,
             suppressed: event.suppressed,
             repeated: resets::is_repeated(event),
         }));
@@ -207,18 +228,27 @@ impl Daemon {
         }
         self.index(&namespaces);
         snapshot.honesty.log_events_lost = self.log.lost();
-        let owners = lock(&self.owners);
-        snapshot.resets = owners.resets.counts();
+        let mut owners = lock(&self.owners);
+        if let Some(sources) = lock(&self.sources).as_mut() {
+            sources.sweep(monotonic()).iter().for_each(|withheld| owners.withheld(withheld));
+        }
         if let Some(index) = &owners.index {
             for table in &mut snapshot.tables {
                 table.owner = if table.host { Owner::Host } else { index.owner_of_netns(table.netns) };
             }
         }
-        let counts = owners.counts.iter().map(|((table, owner), (drops, evictions))| OwnerCounts {
+        // Whose sockets they are is known where the namespace is a pod's; the host's are shared by its services
+        // and the pods in its network.
+        owners.ledger.unexplained(&snapshot.tables, |table| match &table.owner {
+            Owner::Host => Owner::Unknown,
+            owner => owner.clone(),
+        });
+        snapshot.resets = owners.ledger.resets();
+        let counts = owners.ledger.losses().map(|(table, owner, losses)| OwnerCounts {
             table,
             owner: owner.clone(),
-            drops: *drops,
-            evictions: *evictions,
+            drops: losses.drops,
+            evictions: losses.evictions,
         });
         let view = Arc::new(View { snapshot, owners: counts.collect() });
         drop(owners);
@@ -259,6 +289,9 @@ impl Daemon {
             }
         }
         books.keep_only(namespaces.iter().map(|n| n.inum));
+        if let Some(counters) = &self.counters {
+            counters.retire(|netns| namespaces.iter().any(|n| n.inum == netns));
+        }
         drop(books);
         snapshot.honesty.collectors.insert("ctnetlink", all_read);
         snapshot.honesty.tables_in_overflow =
@@ -299,6 +332,12 @@ impl Daemon {
         owners.known = known;
         owners.index = Some(index);
     }
+}
+
+/// `CLOCK_MONOTONIC`, as the probes stamp with.
+fn monotonic() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec.cast_unsigned() as u32)
 }
 
 /// The daemon as the exporter sees it.

@@ -16,7 +16,7 @@ use conntrack_user::export::log::Logger;
 use conntrack_user::export::record::LogFormat;
 use conntrack_user::export::{coverage, http};
 use conntrack_user::kernel::release::Release;
-use conntrack_user::probe::attach::Probes;
+use conntrack_user::probe::attach::{Drains, Probes};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -61,8 +61,8 @@ fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let listener = runtime.block_on(http::bind(&run.listen_address))?;
     let log = Logger::stdout(run.log_format).context("cannot start the log writer")?;
-    let (probes, counters, events) = Probes::load(&system)?;
-    let daemon = Daemon::new(system, log.clone(), Some((probes, counters)));
+    let (probes, Drains { counters, sources, events }) = Probes::load(&system)?;
+    let daemon = Daemon::new(system, log.clone(), Some((probes, counters, sources)));
     let (rounds, drain) = (daemon.clone(), daemon.clone());
     let threads = [
         std::thread::Builder::new().name("rounds".into()).spawn(move || rounds.rounds())?,
@@ -96,7 +96,7 @@ fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
 
 fn doctor(system: &System, json: bool) -> anyhow::Result<u8> {
     let loaded = presence::conntrack_loaded(&system.procfs);
-    let (mut probes, _counters, _events) = Probes::load(system)?;
+    let (mut probes, _drains) = Probes::load(system)?;
     if loaded {
         probes.attach();
     }

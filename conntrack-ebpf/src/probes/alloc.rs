@@ -13,7 +13,7 @@ use conntrack_common::{Counter, EventKind};
 
 use super::{frame, sp_at_entry, sp_at_return, stash, unstash};
 use crate::{
-    emit::{self, REFUSAL},
+    emit::{self, Fate},
     kernel::{self, context, netns},
     maps::{FULL_MARKS, FullMark, PENDING, Stash, control},
     table::{bump, slot},
@@ -83,18 +83,18 @@ fn refused(net: u64, orig: u64, repl: u64, hash: u32, netns: u32, slot: u32, pos
         event.reply = tuple;
     }
     if control.kfree_skb == 0 {
-        emit::send(event, slot, &REFUSAL);
+        emit::send(&mut event, slot, Fate::Refusal);
         return;
     }
     // `nf_conntrack_in` returns NF_DROP and its caller frees the packet, in this very context:
     // `packet::freed` adds socket and device and sends the event.
     let key = context(position);
-    if let Some(left) = PENDING.get_ptr(key) {
+    if let Some(left) = PENDING.get_ptr_mut(key) {
         // The free of an earlier packet was not seen. Its refusal is reported all the same.
         // SAFETY: only this context writes the value.
-        emit::send(unsafe { *left }, slot, &REFUSAL);
+        emit::send(unsafe { &mut *left }, slot, Fate::Refusal);
     }
     if PENDING.insert(key, event, BPF_ANY.into()).is_err() {
-        emit::send(event, slot, &REFUSAL);
+        emit::send(&mut event, slot, Fate::Refusal);
     }
 }

@@ -11,19 +11,17 @@ use aya_ebpf::{
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
-use conntrack_common::{Counter, EventKind, Token, event::FLAG_NAT, event::FLAG_REPLY};
+use conntrack_common::{Counter, Event, EventKind, Token, event::FLAG_NAT, event::FLAG_REPLY};
 
 use super::{frame, sp_at_entry, sp_at_return, stash, unstash};
 use crate::{
-    emit::{self, EVICTION},
-    kernel::{self, context, netns},
+    emit::{self, Fate},
+    kernel::{self, IPS_NAT_MASK, context, netns},
     maps::{EVICTORS, Evictor, FULL_MARKS, FullMark, Stash, TOKENS, offsets},
     table::{bump, slot},
 };
 
 const DELETE: u64 = 2;
-/// `IPS_SRC_NAT | IPS_DST_NAT`.
-const IPS_NAT_MASK: u32 = 1 << 4 | 1 << 5;
 
 #[kprobe]
 fn early_drop_enter(ctx: ProbeContext) -> u32 {
@@ -154,21 +152,31 @@ fn evicted(ct: u64, kind: u32) {
     let (Some(orig), Some(reply)) =
         (kernel::tuple(ct + offsets().ct_orig() as u64), kernel::tuple(ct + offsets().ct_reply() as u64))
     else {
-        emit::send(event, slot, &EVICTION);
+        emit::send(&mut event, slot, Fate::Eviction);
         return;
     };
-    leave_token(Token { ktime_ns: event.ktime_ns, kind, netns, status, matched: 0, orig, reply });
     event.orig = orig;
     event.reply = reply;
     event.flags = FLAG_REPLY | if status & IPS_NAT_MASK != 0 { FLAG_NAT } else { 0 };
-    emit::send(event, slot, &EVICTION);
+    leave_token(&event);
+    emit::send(&mut event, slot, Fate::Eviction);
 }
 
-/// Leaves the token under both tuples; their inverses share the keys.
-#[inline(always)]
-fn leave_token(token: Token) {
-    let orig = token.orig.flow_key();
-    let _: Result<(), i32> = TOKENS.insert(orig, token, BPF_ANY.into());
-    let reply = token.reply.flow_key();
-    let _: Result<(), i32> = TOKENS.insert(reply, token, BPF_ANY.into());
+/// Leaves a token of this eviction under both tuples; their inverses share the keys. A function of its own, for
+/// the sake of the stack.
+#[inline(never)]
+fn leave_token(event: &Event) {
+    let token = Token {
+        ktime_ns: event.ktime_ns,
+        kind: event.kind,
+        netns: event.netns,
+        status: event.status,
+        matched: 0,
+        orig: event.orig,
+        reply: event.reply,
+    };
+    let mut key = token.orig.flow_key();
+    let _: Result<(), i32> = TOKENS.insert(key, token, BPF_ANY.into());
+    key = token.reply.flow_key();
+    let _: Result<(), i32> = TOKENS.insert(key, token, BPF_ANY.into());
 }

@@ -13,7 +13,7 @@ use conntrack_common::{Counter, EventKind};
 
 use super::{frame, sp_at_entry, sp_at_return, stash, unstash};
 use crate::{
-    emit::{self, OTHER},
+    emit::{self, Fate},
     kernel::{self, ct_netns, skb_ct},
     maps::{CLASH_MARKS, Stash, offsets},
     table::{bump, slot},
@@ -124,5 +124,5 @@ fn clashed(skb: u64, verdict: u32) {
     if let Some(tuple) = kernel::tuple(ct + offsets().ct_orig() as u64) {
         event.orig = tuple;
     }
-    emit::send(event, slot, &OTHER);
+    emit::send(&mut event, slot, Fate::Other);
 }

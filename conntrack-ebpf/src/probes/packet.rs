@@ -12,7 +12,7 @@ use conntrack_common::{
 
 use super::frame;
 use crate::{
-    emit::{self, REFUSAL},
+    emit::{self, Fate},
     kernel::{context, member, sk_cgroup, sk_netns, skb_device, skb_nfct, skb_tuple},
     maps::{PENDING, control, offsets, reason_netfilter_drop},
     table::{bump, slot},
@@ -21,13 +21,18 @@ use crate::{
 #[raw_tracepoint]
 fn kfree_skb(ctx: RawTracePointContext) -> i32 {
     let key = context(frame(&ctx));
-    // SAFETY: only this context writes the value.
-    let Some(mut event) = unsafe { PENDING.get(key) }.copied() else { return 0 };
-    let _: Result<(), i32> = PENDING.remove(key);
+    let Some(event) = PENDING.get_ptr_mut(key) else { return 0 };
+    // SAFETY: a live map value; only this context writes it.
+    let event = unsafe { &mut *event };
+    let skb: u64 = ctx.arg(0);
+    if skb_tuple(skb).is_none_or(|t| t.saddr != event.orig.saddr || t.daddr != event.orig.daddr) {
+        return 0; // another packet, freed on the way
+    }
     let slot = slot(event.netns);
-    enrich(&mut event, ctx.arg(0));
+    enrich(event, skb);
     bump(slot, Counter::RefusalsEnriched);
-    emit::send(event, slot, &REFUSAL);
+    emit::send(event, slot, Fate::Refusal);
+    let _: Result<(), i32> = PENDING.remove(key);
     0
 }
 
@@ -55,7 +60,7 @@ fn kfree_skb_inferred(ctx: RawTracePointContext) -> i32 {
         event.orig = tuple;
     }
     enrich(&mut event, skb);
-    emit::send(event, slot, &REFUSAL);
+    emit::send(&mut event, slot, Fate::Refusal);
     0
 }
 

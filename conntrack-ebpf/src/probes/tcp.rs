@@ -9,19 +9,16 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext, RawTracePointContext},
 };
 use conntrack_common::{
-    Counter, EventKind, Tuple,
+    Counter, EventKind, RESET_WINDOW_NS, Tuple,
     event::{FLAG_CGROUP, FLAG_NAT, FLAG_REPEATED, FLAG_REPLY},
 };
 
 use crate::{
-    emit::{self, OTHER},
-    kernel::{sk_cgroup, sk_netns, sk_tuple, skb_device, skb_is_reset, skb_tuple},
+    emit::{self, Fate},
+    kernel::{IPS_NAT_MASK, sk_cgroup, sk_netns, sk_tuple, skb_device, skb_is_reset, skb_tuple},
     maps::TOKENS,
     table::{bump, slot},
 };
-
-/// `IPS_SRC_NAT | IPS_DST_NAT`.
-const IPS_NAT_MASK: u32 = 1 << 4 | 1 << 5;
 
 #[kprobe]
 fn send_reset_enter(ctx: ProbeContext) -> u32 {
@@ -81,6 +78,9 @@ fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
     // SAFETY: a live map value; `matched` is a mark, not a book.
     let token = unsafe { &mut *token };
     let mut event = emit::event(kind, netns);
+    if event.ktime_ns.wrapping_sub(token.ktime_ns) > RESET_WINDOW_NS {
+        return;
+    }
     event.orig = tuple;
     event.reply = token.orig;
     event.status = token.status;
@@ -105,7 +105,7 @@ fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
         event.cgroup_id = cgroup;
         event.flags |= FLAG_CGROUP;
     }
-    emit::send(event, slot, &OTHER);
+    emit::send(&mut event, slot, Fate::Other);
 }
 
 #[inline(always)]

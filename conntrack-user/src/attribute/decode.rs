@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
 use conntrack_common::event::{FLAG_NAT, FLAG_REPLY};
-use conntrack_common::{Event, EventKind, Tuple};
+use conntrack_common::{Event, EventKind, SourceKey, Tuple};
 
 use super::observed::{Flow, TokenEvidence};
 
@@ -23,6 +23,13 @@ impl Flow {
             protonum: tuple.protonum,
         })
     }
+}
+
+/// A flow of which only the source is known: the limiter's key of its events.
+#[must_use]
+pub fn source_flow(key: &SourceKey) -> Option<Flow> {
+    let l3num = u8::try_from(key.l3num).ok()?;
+    Flow::from_tuple(&Tuple { saddr: key.saddr, l3num, ..Tuple::default() })
 }
 
 /// The words hold an address in network order as it lies in memory.

@@ -7,6 +7,7 @@ use conntrack_common::EventKind;
 use serde::Serialize;
 
 use super::owner::{Evidence, Owner};
+use super::resets::ResetVerdict;
 
 /// Addresses of one direction, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -64,6 +65,8 @@ pub struct Observed {
     pub responder: Option<Owner>,
     /// Resets: the token matched.
     pub token: Option<TokenEvidence>,
+    /// Resets: what the token proves; None: nothing.
+    pub verdict: Option<ResetVerdict>,
     /// Further connections of this source that were held back since its last event.
     pub suppressed: u32,
     /// True when this reset's token was already matched before: the same connection's other end.

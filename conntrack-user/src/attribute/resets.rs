@@ -3,27 +3,14 @@
 use std::time::Duration;
 
 use conntrack_common::event::{FLAG_NAT, FLAG_REPEATED, FLAG_REPLY};
-use conntrack_common::{Event, EventKind};
+use conntrack_common::{Event, EventKind, RESET_WINDOW_NS};
 
 use super::decode::token_evidence;
 
-// Defaults of `tcp_timeouts` in the kernel's net/netfilter/nf_conntrack_proto_tcp.c, the same from 5.10 to
-// the newest, for the states in which an entry can be evicted: a handshake (not yet ASSURED, so early_drop
-// may take it) and a close (taken by the garbage collector under pressure).
-const SYN_SENT: Duration = Duration::from_secs(120);
-const SYN_RECV: Duration = Duration::from_secs(60);
-const FIN_WAIT: Duration = Duration::from_secs(120);
-const CLOSE_WAIT: Duration = Duration::from_secs(60);
-const LAST_ACK: Duration = Duration::from_secs(30);
-const TIME_WAIT: Duration = Duration::from_secs(120);
-
-/// How long after its eviction a flow's reset may still be blamed on it. The state the entry was in is not
-/// in the record, so it is the longest that the kernel itself would have kept an entry of such a state.
+/// How long after its eviction a flow's reset may still be blamed on it; the probes too match no older token.
 #[must_use]
-pub fn reset_window() -> Duration {
-    [SYN_SENT, SYN_RECV, FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT]
-        .into_iter()
-        .fold(Duration::ZERO, Duration::max)
+pub const fn reset_window() -> Duration {
+    Duration::from_nanos(RESET_WINDOW_NS)
 }
 
 /// Cause of a reset that an eviction explains.
@@ -34,6 +21,8 @@ pub const CAUSE_UNRELATED: &str = "unrelated";
 pub const CONFIDENCE_EXACT: &str = "exact";
 /// The reset is of the same flow and near in time; something else could have made it.
 pub const CONFIDENCE_WINDOW: &str = "window";
+/// No eviction is known for the reset: that is no proof of another cause.
+pub const CONFIDENCE_INFERRED: &str = "inferred";
 
 /// An eviction explains this reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

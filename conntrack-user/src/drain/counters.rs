@@ -1,15 +1,15 @@
 //! The probes' counters, read through a mapping: a map system call would make the kernel skip kprobe programs.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::AsFd;
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context as _, bail};
 use aya::maps::Map;
 use conntrack_common::{Counter, MAX_TABLES, OVERFLOW_SLOT, TableCounters};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::mapping::Mapping;
+use super::pool::Pool;
+
+/// Slots of dead namespaces are given back only below this many free ones: it costs two map system calls.
+const FEW_FREE: usize = MAX_TABLES as usize / 2;
 
 /// Sums over CPUs, indexed by [`Counter`].
 pub type Sums = [u64; Counter::COUNT];
@@ -18,6 +18,7 @@ pub type Sums = [u64; Counter::COUNT];
 pub struct Counters {
     counters: Mapping,
     slots: Mapping,
+    pool: Pool<u32>,
     cpus: usize,
 }
 
@@ -26,12 +27,13 @@ impl Counters {
     ///
     /// # Errors
     /// If a map is not an array or cannot be mapped.
-    pub fn map(counters: Map, slots: Map, cpus: u32) -> anyhow::Result<Self> {
+    pub fn map(counters: Map, slots: Map, pool: Pool<u32>, cpus: u32) -> anyhow::Result<Self> {
         let cpus = cpus as usize;
         let tables = MAX_TABLES as usize;
         Ok(Self {
             counters: Mapping::new(counters, tables * cpus * size_of::<TableCounters>())?,
             slots: Mapping::new(slots, tables * size_of::<u64>())?,
+            pool,
             cpus,
         })
     }
@@ -55,6 +57,38 @@ impl Counters {
         Some(self.sums(slot))
     }
 
+    /// Starts a namespace that is gone at zero, should its inode be used again, and gives its slot back when few
+    /// are free. `alive` says which namespaces there are.
+    pub fn retire(&self, alive: impl Fn(u32) -> bool) {
+        self.pool.give_back(|slot| self.clear(slot));
+        let taken: Vec<_> = (OVERFLOW_SLOT + 1..MAX_TABLES)
+            .filter_map(|slot| Some((slot, u32::try_from(self.slots.word(slot as usize)).ok()?)))
+            .filter(|(_, netns)| *netns != 0)
+            .collect();
+        let few = (MAX_TABLES as usize).saturating_sub(taken.len()) < FEW_FREE;
+        for (slot, netns) in taken {
+            if !alive(netns) {
+                if few {
+                    self.pool.forget(&netns, slot);
+                } else {
+                    self.zero(slot);
+                }
+            }
+        }
+    }
+
+    fn clear(&self, slot: u32) {
+        self.zero(slot);
+        self.slots.set(slot as usize, 0);
+    }
+
+    fn zero(&self, slot: u32) {
+        let words = self.cpus * size_of::<TableCounters>() / size_of::<u64>();
+        for word in slot as usize * words..(slot as usize + 1) * words {
+            self.counters.set(word, 0);
+        }
+    }
+
     /// What happened in namespaces that found no slot.
     #[must_use]
     pub fn overflow(&self) -> Sums {
@@ -71,43 +105,5 @@ impl Counters {
             }
         }
         sums
-    }
-}
-
-/// A read-only mapping of an array map; keeps the map open.
-struct Mapping {
-    start: NonNull<AtomicU64>,
-    bytes: usize,
-    _map: Map,
-}
-
-// SAFETY: the mapping is only read, by atomic loads, and unmapped once when dropped.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    fn new(map: Map, bytes: usize) -> anyhow::Result<Self> {
-        let Map::Array(data) = &map else { bail!("a map of counters is not an array") };
-        let fd = data.fd().as_fd();
-        // SAFETY: a new mapping at an address the kernel chooses.
-        let start = unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, fd, 0) }
-            .map_err(io::Error::from)
-            .context("cannot map the counters into memory")?;
-        let start = NonNull::new(start.cast()).context("the counters were mapped at address 0")?;
-        Ok(Self { start, bytes, _map: map })
-    }
-
-    fn word(&self, index: usize) -> u64 {
-        assert!(index < self.bytes / size_of::<u64>(), "no such counter");
-        // SAFETY: inside the mapping, aligned; the kernel writes whole words.
-        unsafe { self.start.add(index).as_ref() }.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `new` with this length; nothing borrows from it.
-        let _: io::Result<()> = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) }.map_err(Into::into);
     }
 }

@@ -7,6 +7,17 @@ use super::record::{Level, Record, Value};
 use super::timestamp::rfc3339;
 use crate::attribute::observed::{Flow, Observed, TokenEvidence};
 use crate::attribute::owner::{Evidence, Owner};
+use crate::attribute::resets::{CAUSE_UNRELATED, CONFIDENCE_EXACT, CONFIDENCE_INFERRED};
+
+fn confidence(o: &Observed) -> &'static str {
+    match o.kind {
+        EventKind::InferredRefusal => CONFIDENCE_INFERRED,
+        EventKind::ResetSent | EventKind::ResetReceived => {
+            o.verdict.map_or(CONFIDENCE_INFERRED, |verdict| verdict.confidence)
+        }
+        _ => CONFIDENCE_EXACT,
+    }
+}
 
 /// The fields of the event, in the order of [`super::log_fields::FIELDS`].
 #[must_use]
@@ -21,12 +32,12 @@ pub fn record(o: &Observed) -> Record {
         EventKind::EvictedEarlyDrop => r.push("cause", "early_drop"),
         EventKind::EvictedGc => r.push("cause", "gc"),
         EventKind::ResetSent | EventKind::ResetReceived => {
-            r.push("cause", if o.token.is_some() { "evicted" } else { "unrelated" });
+            r.push("cause", o.verdict.map_or(CAUSE_UNRELATED, |verdict| verdict.cause));
             r.push("direction", if o.kind == EventKind::ResetSent { "sent" } else { "received" });
         }
         EventKind::ClashLost | EventKind::Invalid | EventKind::Refused => {}
     }
-    r.push("confidence", if o.kind == EventKind::InferredRefusal { "inferred" } else { "exact" });
+    r.push("confidence", confidence(o));
     r.push("table", table_name(o));
     r.push("netns", o.netns);
     if let Some(orig) = &o.orig {

@@ -12,6 +12,7 @@ use super::record::{LogFormat, Record, Value};
 use super::{fixture, golden};
 use crate::attribute::observed::{Flow, Observed, TokenEvidence};
 use crate::attribute::owner::{Evidence, Owner};
+use crate::attribute::resets::ResetVerdict;
 
 fn flow(src: &str, sport: u16, dst: &str, dport: u16, protonum: u8) -> Flow {
     let ip = |s: &str| s.parse::<IpAddr>().unwrap();
@@ -31,6 +32,7 @@ fn observed(kind: EventKind) -> Observed {
         evidence: Evidence::None,
         responder: None,
         token: None,
+        verdict: None,
         suppressed: 0,
         repeated: false,
     }
@@ -53,8 +55,12 @@ fn all() -> Vec<Observed> {
         nat: true,
     };
     let service = Owner::Cgroup { cgroup: "system.slice/ntp.service".into() };
-    let reset =
-        Observed { token: Some(token), owner: fixture::pod("web-0"), ..observed(EventKind::ResetSent) };
+    let reset = Observed {
+        verdict: Some(ResetVerdict { cause: "evicted", confidence: "exact", age: token.age }),
+        token: Some(token),
+        owner: fixture::pod("web-0"),
+        ..observed(EventKind::ResetSent)
+    };
     let icmp = Some(flow("fd00::1", 77, "fd00::2", 128 << 8, 58));
     vec![
         Observed { suppressed: 41, ..observed(EventKind::RefusedTableFull) },
@@ -132,6 +138,6 @@ fn a_reset_is_blamed_on_an_eviction_only_with_its_token() {
     let line = |o: &Observed| record(o).line(LogFormat::Text);
     let with = all().into_iter().find(|o| o.token.is_some()).unwrap();
     assert!(line(&with).contains("cause=evicted") && line(&with).contains("token.age_ms=1234"));
-    let without = Observed { token: None, ..with };
+    let without = Observed { token: None, verdict: None, ..with };
     assert!(line(&without).contains("cause=unrelated") && line(&without).contains("level=info"));
 }

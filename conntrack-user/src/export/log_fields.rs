@@ -48,7 +48,7 @@ pub const FIELDS: &[Field] = &[
         "confidence",
         "string",
         "always",
-        "`exact`: seen at the function that does it. `inferred`: concluded.",
+        "`exact`: seen at the function that does it; of a reset, its token proves the cause. `window`: the reset is of an evicted flow and near in time, something else could have made it. `inferred`: concluded.",
     ),
     field("table", "string", "always", "Whose table: `host`, or `netns:` and the namespace's inode."),
     field("netns", "number", "always", "Inode of the network namespace where it happened."),

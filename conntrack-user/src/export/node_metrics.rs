@@ -96,7 +96,7 @@ pub const NODE_METRICS: &[Metric] = &[
             "cause=evicted,unrelated",
             "confidence",
         ],
-        help: "TCP connections reset, by whom it hurt and by what caused it.",
+        help: "TCP connections reset, by whom it hurt and by what caused it. evicted: the reset matched the token of an eviction (exact: losing the entry is what makes such a reset; window: it could have another cause, or its record was held back). unrelated: resets sent and received, each by itself, that matched no token; their owner is known only in a pod's own namespace.",
         absent: "The owner had none.",
         samples: Samples::Resets,
     },

@@ -25,7 +25,6 @@ pub fn offsets(btf: &KernelBtf) -> Offsets {
         skb_head: at("sk_buff", "head"),
         skb_network_header: at("sk_buff", "network_header"),
         skb_transport_header: at("sk_buff", "transport_header"),
-        skb_protocol: at("sk_buff", "protocol"),
         dev_ifindex: at("net_device", "ifindex"),
         dev_net: at("net_device", "nd_net.net"),
         sk_net: at("sock", "__sk_common.skc_net.net"),
@@ -40,9 +39,6 @@ pub fn offsets(btf: &KernelBtf) -> Offsets {
         sk_cgrp_data: at("sock", "sk_cgrp_data"),
         cgroup_kn: at("cgroup", "kn"),
         kernfs_id: at("kernfs_node", "id"),
-        state_net: at("nf_hook_state", "net"),
-        // `rsk_listener` is a macro for this.
-        rsk_listener: at("request_sock", "__req_common.skc_listener"),
         task_stack: at("task_struct", "stack"),
     }
 }
@@ -72,7 +68,6 @@ mod tests {
         assert_eq!((found.skb_sk, found.skb_dev), (24, 16));
         assert_eq!((found.sk_daddr, found.sk_rcv_saddr, found.sk_dport, found.sk_num), (0, 4, 12, 14));
         assert_eq!((found.sk_family, found.sk_state), (16, 18));
-        assert_ne!(found.rsk_listener, Offsets::ABSENT);
         for (path, offset) in [
             ("src.u3", 0),
             ("src.u", 16),

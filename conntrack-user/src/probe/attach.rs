@@ -4,10 +4,9 @@
 use std::io;
 
 use anyhow::Context as _;
-use aya::maps::{Array, MapData, Queue};
 use aya::programs::{KProbe, Program, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
-use conntrack_common::{Control, MAX_TABLES, OVERFLOW_SLOT};
+use conntrack_common::{Control, MAX_SOURCES, MAX_TABLES, OVERFLOW_SLOT, SHARED_SOURCES};
 
 use super::info;
 use super::table::{Hook, PROBES, Probe, Way, plan};
@@ -16,18 +15,29 @@ use crate::cli::MechanismArg;
 use crate::config::System;
 use crate::drain::counters::Counters;
 use crate::drain::events::Events;
+use crate::drain::mapping::Mapping;
+use crate::drain::pool::Pool;
+use crate::drain::sources::Sources;
 use crate::export::coverage::{ALLOC, EARLY_DROP, KFREE_SKB, NOT_ATTACHED, attached};
 use crate::kernel::btf::KernelBtf;
 use crate::kernel::offsets::offsets;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/conntrack-ebpf"));
 
+/// The ways to read what the probes say.
+pub struct Drains {
+    /// Counters of each table.
+    pub counters: Counters,
+    /// What the limiter held back.
+    pub sources: Sources,
+    /// Records of rare facts.
+    pub events: Events,
+}
+
 /// Probes in the kernel; dropping it detaches and unloads everything.
 pub struct Probes {
     ebpf: Ebpf,
-    control: Array<MapData, Control>,
-    /// Kept open: programs are loaded later and name the map by its fd.
-    _slots: Queue<MapData, u32>,
+    control: Mapping,
     states: Vec<ProbeState>,
     refused: Vec<String>,
     kprobes: bool,
@@ -36,11 +46,11 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Loads the maps and hands out the two ways to read them. Attaches nothing yet.
+    /// Loads the maps and hands out the ways to read them. Attaches nothing yet.
     ///
     /// # Errors
     /// One line: no BTF, no right to use bpf(2), no memory.
-    pub fn load(system: &System) -> anyhow::Result<(Self, Counters, Events)> {
+    pub fn load(system: &System) -> anyhow::Result<(Self, Drains)> {
         let btf_folder = system.sysfs.join("kernel/btf");
         let btf = KernelBtf::open(&btf_folder)
             .with_context(|| format!("cannot read the kernel's types at {}", btf_folder.display()))?;
@@ -56,22 +66,31 @@ impl Probes {
             .map_max_entries("COUNTERS", MAX_TABLES * cpus)
             .load(OBJECT)
             .context("cannot load the probes' maps (root, or CAP_BPF and CAP_PERFMON, is needed)")?;
-        let mut slots: Queue<MapData, u32> =
-            ebpf.take_map("FREE_SLOTS").context("no map FREE_SLOTS")?.try_into()?;
-        for slot in OVERFLOW_SLOT + 1..MAX_TABLES {
-            slots.push(slot, 0)?;
-        }
         let take =
             |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
-        let counters = Counters::map(take(&mut ebpf, "COUNTERS")?, take(&mut ebpf, "SLOT_NETNS")?, cpus)?;
-        let events = Events::new(take(&mut ebpf, "EVENTS")?)?;
-        let control = take(&mut ebpf, "CONTROL")?.try_into()?;
+        // What is taken is kept open by whom it is handed to: programs are loaded later, and name maps by fd.
+        let tables = Pool::new(
+            take(&mut ebpf, "TABLES")?,
+            take(&mut ebpf, "FREE_SLOTS")?,
+            OVERFLOW_SLOT + 1..MAX_TABLES,
+        )?;
+        let sources = Pool::new(
+            take(&mut ebpf, "SOURCES")?,
+            take(&mut ebpf, "FREE_SOURCES")?,
+            SHARED_SOURCES..MAX_SOURCES,
+        )?;
+        let (counters, slots) = (take(&mut ebpf, "COUNTERS")?, take(&mut ebpf, "SLOT_NETNS")?);
+        let drains = Drains {
+            counters: Counters::map(counters, slots, tables, cpus)?,
+            sources: Sources::map(take(&mut ebpf, "SOURCE_WINDOWS")?, sources)?,
+            events: Events::new(take(&mut ebpf, "EVENTS")?)?,
+        };
+        let control = Mapping::new(take(&mut ebpf, "CONTROL")?, size_of::<Control>())?;
         let cause = (reason == u32::MAX)
             .then(|| "this kernel gives no reason for a drop: refusals cannot be inferred".to_owned());
         let probes = Self {
             ebpf,
             control,
-            _slots: slots,
             states: PROBES
                 .iter()
                 .map(|p| state(p, "not tried yet: conntrack is not loaded".into()))
@@ -81,7 +100,7 @@ impl Probes {
             said: Control::default(),
             cause,
         };
-        Ok((probes, counters, events))
+        Ok((probes, drains))
     }
 
     /// Attaches every probe that can be; what cannot is said in its state, and the rest goes on.
@@ -132,10 +151,16 @@ impl Probes {
     }
 
     fn say(&mut self, control: Control) {
-        // An array's only element: the write cannot fail while the map is open.
-        if self.control.set(0, control, 0).is_ok() {
-            self.said = control;
-        }
+        let word = |low: u32, high: u32| {
+            let mut bytes = [0; 8];
+            bytes[..4].copy_from_slice(&low.to_ne_bytes());
+            bytes[4..].copy_from_slice(&high.to_ne_bytes());
+            u64::from_ne_bytes(bytes)
+        };
+        // Written in place: a map system call would make the kernel skip kprobe programs.
+        self.control.set(0, word(control.kfree_skb, control.early_drop));
+        self.control.set(1, word(control.at_limit, control.pad));
+        self.said = control;
     }
 
     fn attach_one(&mut self, probe: &'static Probe, alloc: bool) -> ProbeState {

@@ -24,13 +24,18 @@ pub(crate) fn test() -> anyhow::Result<()> {
 
     let refused = flood(WANTED)?;
     let dropped = kernel_drops()? - before;
-    let page = daemon.until("the refusals to be counted", |page| {
+    let page = daemon.until("the refusals to be counted, by owner too", |page| {
         counted(page).is_some_and(|now| now as u64 >= start + refused)
+            && by_owner(page) as u64 >= start + refused
     })?;
     let seen = counted(&page).context("no count of table-full drops")? as u64 - start;
     println!("figure: refusals: EPERM at the sender {refused}, kernel drop {dropped}, counted {seen}");
     ensure!(refused >= WANTED, "the table refused only {refused}");
     ensure!(seen == refused && dropped == refused, "the three counts differ");
+
+    let owners = by_owner(&page) as u64;
+    println!("figure: refusals summed over owners {owners}");
+    ensure!(owners == start + seen, "the owners' refusals are not all refusals");
 
     let fate = |outcome: &str| {
         let labels = HOST.replace('}', &format!(",outcome=\"{outcome}\"}}"));
@@ -51,6 +56,12 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let left = output("bpftool", &["prog", "list"])?;
     ensure!(!left.contains("alloc_enter"), "a program was left behind:\n{left}");
     Ok(())
+}
+
+/// Refusals, summed over owners.
+fn by_owner(page: &str) -> f64 {
+    let samples = page.lines().filter(|line| line.starts_with("conntrack_owner_drops_total{"));
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 /// The same, for people to look at.
