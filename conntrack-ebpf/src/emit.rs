@@ -64,6 +64,8 @@ pub(crate) fn event(kind: EventKind, netns: u32) -> Event {
 /// Sends an event, or counts why not. A function of its own: its caller's event fills half a stack.
 #[inline(never)]
 pub(crate) fn send(event: &mut Event, slot: u32, fate: Fate) {
+    #[cfg(feature = "debug-log")]
+    aya_log_ebpf::debug!((), "kind {} netns {} slot {}", event.kind, event.netns, slot);
     let Some(window) = window(event) else { return count(slot, fate, Outcome::Suppressed) };
     // SAFETY: a live value of an array. Two CPUs may race for the last places of a window: it is a limit, not a
     // book. The book, `withheld`, is only ever added to.

@@ -298,6 +298,7 @@ impl Daemon {
             u64::from(self.counters.as_ref().is_some_and(|c| c.overflow()[Counter::Allocs as usize] > 0));
         if let Some(probes) = lock(&self.probes).as_mut() {
             probes.at_limit(at_limit);
+            probes.print_debug_log();
         }
     }
 

@@ -6,16 +6,6 @@ use serde::Serialize;
 
 use crate::attribute::owner::Owner;
 
-/// Where a figure comes from, and so how far it can be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Confidence {
-    /// Counted at the function that does it, or read from the kernel's own counter, with nothing missed.
-    Exact,
-    /// Concluded from statistics and raw tracepoints, without probes on conntrack.
-    Inferred,
-}
-
 /// The state of the node.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Snapshot {

@@ -61,10 +61,39 @@ pub fn mode(snapshot: &Snapshot) -> &'static str {
     if Coverage::of(&snapshot.probes).has(&[INFERRED_MODE]) { "inferred" } else { "full" }
 }
 
+/// Are the probes' counts exact? True while refusals are counted where they happen and the kernel has skipped no
+/// run of any probe. None: this kernel does not tell what it skipped.
+#[must_use]
+pub fn exact(snapshot: &Snapshot) -> Option<bool> {
+    if mode(snapshot) != "full" {
+        return Some(false);
+    }
+    let missed: Vec<_> = snapshot.probes.iter().filter(|p| attached(p)).map(|p| p.missed).collect();
+    if missed.iter().any(|missed| missed.is_some_and(|n| n > 0)) {
+        return Some(false);
+    }
+    missed.iter().all(Option::is_some).then_some(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::export::fixture;
+
+    #[test]
+    fn exact_while_nothing_is_missed() {
+        let mut snapshot = fixture::snapshot();
+        for p in snapshot.probes.iter_mut().filter(|p| attached(p)) {
+            p.missed = Some(0);
+        }
+        assert_eq!(exact(&snapshot), Some(true));
+        let first = snapshot.probes.iter().position(attached).unwrap();
+        snapshot.probes[first].missed = None;
+        assert_eq!(exact(&snapshot), None);
+        snapshot.probes[first].missed = Some(1);
+        assert_eq!(exact(&snapshot), Some(false));
+        assert_eq!(exact(&Snapshot::default()), Some(false));
+    }
 
     #[test]
     fn one_refused_probe_takes_away_what_needs_it_only() {

@@ -1,6 +1,6 @@
 //! The metrics of owners, of the node and of the tool itself, as data.
 
-use super::coverage::{attached, mode};
+use super::coverage::{attached, exact, mode};
 use super::descriptors::Kind::{Counter, Gauge};
 use super::descriptors::{Metric, Sample, Samples};
 use super::view::View;
@@ -144,6 +144,15 @@ pub const NODE_METRICS: &[Metric] = &[
         help: "Runs of the probe that the kernel skipped. Counts are exact only while this is 0.",
         absent: NOT_TOLD,
         samples: Samples::Node(|v| per_probe(v, |p| p.missed.map(|n| n as f64))),
+    },
+    Metric {
+        name: "conntrack_counts_exact",
+        kind: Gauge,
+        unit: "0 or 1",
+        labels: &[],
+        help: "1 while refusals are counted at the functions that refuse and no run of a probe was missed. 0: inferred, or some were.",
+        absent: NOT_TOLD,
+        samples: Samples::Node(|v| exact(&v.snapshot).map(|e| Sample::bare(flag(e))).into_iter().collect()),
     },
     Metric {
         name: "conntrack_bpf_program_runs_total",

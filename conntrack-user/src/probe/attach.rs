@@ -38,6 +38,8 @@ pub struct Drains {
 pub struct Probes {
     ebpf: Ebpf,
     control: Mapping,
+    #[cfg(feature = "debug-log")]
+    debug_log: super::debug_log::DebugLog,
     states: Vec<ProbeState>,
     refused: Vec<String>,
     kprobes: bool,
@@ -89,6 +91,8 @@ impl Probes {
         let cause = (reason == u32::MAX)
             .then(|| "this kernel gives no reason for a drop: refusals cannot be inferred".to_owned());
         let probes = Self {
+            #[cfg(feature = "debug-log")]
+            debug_log: super::debug_log::open(&mut ebpf)?,
             ebpf,
             control,
             states: PROBES
@@ -119,6 +123,12 @@ impl Probes {
         if (self.said.at_limit != 0) != at_limit {
             self.say(Control { at_limit: u32::from(at_limit), ..self.said });
         }
+    }
+
+    /// Prints what the probes said; nothing unless built with the feature `debug-log`.
+    pub fn print_debug_log(&mut self) {
+        #[cfg(feature = "debug-log")]
+        self.debug_log.flush();
     }
 
     /// Every probe, with its runs as of now.

@@ -1,5 +1,7 @@
 //! Stage one: the probes, from a table of data to what is attached.
 
 pub mod attach;
+#[cfg(feature = "debug-log")]
+mod debug_log;
 pub mod info;
 pub mod table;
