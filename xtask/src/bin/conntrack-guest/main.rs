@@ -3,6 +3,7 @@
 mod daemon;
 mod forwarded;
 mod lab;
+mod protocols;
 mod refusals;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ const COMMANDS: &[Command] = &[
     ("demo", refusals::demo),
     ("forwarded", forwarded::test),
     ("forwarded-node", forwarded::on_the_node),
+    ("protocols", protocols::test),
 ];
 
 fn main() -> ExitCode {

@@ -10,5 +10,6 @@ pub(crate) mod command;
 pub(crate) mod kernel;
 pub(crate) mod netns;
 pub(crate) mod nft;
+pub(crate) mod packet;
 pub(crate) mod router;
 pub(crate) mod traffic;
