@@ -1,6 +1,7 @@
 //! What tests run inside a guest: real sockets, and the kernel's own word for the truth.
 
 mod daemon;
+mod evictions;
 mod forwarded;
 mod lab;
 mod protocols;
@@ -18,6 +19,7 @@ const COMMANDS: &[Command] = &[
     ("forwarded", forwarded::test),
     ("forwarded-node", forwarded::on_the_node),
     ("protocols", protocols::test),
+    ("evictions", evictions::test),
 ];
 
 fn main() -> ExitCode {
