@@ -11,8 +11,8 @@ use crate::report::{self, Row};
 pub(crate) struct Suite {
     /// Its name in reports.
     pub(crate) name: &'static str,
-    /// The arguments of `conntrack-guest`.
-    pub(crate) args: &'static [&'static str],
+    /// The command of `conntrack-guest`.
+    pub(crate) command: &'static str,
     /// The kernels `test` runs it on; `matrix` runs each on all.
     pub(crate) test_on: &'static [&'static str],
     /// How long it may take.
@@ -20,19 +20,25 @@ pub(crate) struct Suite {
 }
 
 /// Every guest test. A new one is a new row.
-pub(crate) const SUITES: &[Suite] = &[Suite {
-    name: "refusals",
-    args: &["refusals"],
-    test_on: &["6.12", "5.10", "newest"],
-    timeout: Duration::from_secs(300),
-}];
+pub(crate) const SUITES: &[Suite] =
+    &[suite("refusals", SMOKE), suite("forwarded", SMOKE), suite("forwarded-node", FULL)];
+
+/// The kernel that `test` runs everything on.
+const FULL: &[&str] = &["6.12"];
+/// And those at both ends, for what matters most.
+const SMOKE: &[&str] = &["6.12", "5.10", "newest"];
+
+/// A suite that is a command of its own name.
+const fn suite(name: &'static str, test_on: &'static [&'static str]) -> Suite {
+    Suite { name, command: name, test_on, timeout: Duration::from_secs(300) }
+}
 
 /// The kernels `matrix` runs on.
 pub(crate) const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "newest"];
 
 /// Runs a suite on a kernel and streams its output. Also returns the kernel that was booted, if one was.
 pub(crate) fn run(suite: &Suite, kernel: &str, programs: &[PathBuf]) -> (Row, Option<String>) {
-    let command = std::iter::once("conntrack-guest").chain(suite.args.iter().copied()).collect::<Vec<_>>();
+    let command = ["conntrack-guest", suite.command];
     let request = VmRequest { timeout: suite.timeout, ..VmRequest::new(kernel, &command) };
     let row = |result, figures, seconds| Row {
         suite: suite.name.to_owned(),

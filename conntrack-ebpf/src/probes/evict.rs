@@ -8,10 +8,11 @@
 
 use aya_ebpf::{
     bindings::BPF_ANY,
+    helpers::bpf_ktime_get_ns,
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
-use conntrack_common::{Counter, Event, EventKind, Token, event::FLAG_NAT, event::FLAG_REPLY};
+use conntrack_common::{Counter, EventKind, Token, Tuple, event::FLAG_NAT, event::FLAG_REPLY};
 
 use super::{frame, sp_at_entry, sp_at_return, stash, unstash};
 use crate::{
@@ -146,37 +147,37 @@ fn evicted(ct: u64, kind: u32) {
     };
     bump(slot, counter);
 
+    leave_token(ct, kind, netns);
+    report(ct, event_kind, netns, slot);
+}
+
+/// Sends the record. This and [`leave_token`] have frames of their own: token and event together pass the 512
+/// bytes that a program and what it calls may have on the stack.
+#[inline(never)]
+fn report(ct: u64, kind: EventKind, netns: u32, slot: u32) {
     let status = kernel::ct_status(ct);
-    let mut event = emit::event(event_kind, netns);
+    let mut event = emit::event(kind, netns);
     event.status = status;
-    let (Some(orig), Some(reply)) =
-        (kernel::tuple(ct + offsets().ct_orig() as u64), kernel::tuple(ct + offsets().ct_reply() as u64))
-    else {
-        emit::send(&mut event, slot, Fate::Eviction);
-        return;
-    };
-    event.orig = orig;
-    event.reply = reply;
-    event.flags = FLAG_REPLY | if status & IPS_NAT_MASK != 0 { FLAG_NAT } else { 0 };
-    leave_token(&event);
+    if let (Some(orig), Some(reply)) = tuples(ct) {
+        event.orig = orig;
+        event.reply = reply;
+        event.flags = FLAG_REPLY | if status & IPS_NAT_MASK != 0 { FLAG_NAT } else { 0 };
+    }
     emit::send(&mut event, slot, Fate::Eviction);
 }
 
-/// Leaves a token of this eviction under both tuples; their inverses share the keys. A function of its own, for
-/// the sake of the stack.
+/// Leaves a token under both tuples; their inverses share the keys.
 #[inline(never)]
-fn leave_token(event: &Event) {
-    let token = Token {
-        ktime_ns: event.ktime_ns,
-        kind: event.kind,
-        netns: event.netns,
-        status: event.status,
-        matched: 0,
-        orig: event.orig,
-        reply: event.reply,
-    };
-    let mut key = token.orig.flow_key();
-    let _: Result<(), i32> = TOKENS.insert(key, token, BPF_ANY.into());
-    key = token.reply.flow_key();
-    let _: Result<(), i32> = TOKENS.insert(key, token, BPF_ANY.into());
+fn leave_token(ct: u64, kind: u32, netns: u32) {
+    let (Some(orig), Some(reply)) = tuples(ct) else { return };
+    // SAFETY: no arguments.
+    let ktime_ns = unsafe { bpf_ktime_get_ns() };
+    let token = Token { ktime_ns, kind, netns, status: kernel::ct_status(ct), matched: 0, orig, reply };
+    let _: Result<(), i32> = TOKENS.insert(orig.flow_key(), &token, BPF_ANY.into());
+    let _: Result<(), i32> = TOKENS.insert(reply.flow_key(), &token, BPF_ANY.into());
+}
+
+#[inline(always)]
+fn tuples(ct: u64) -> (Option<Tuple>, Option<Tuple>) {
+    (kernel::tuple(ct + offsets().ct_orig() as u64), kernel::tuple(ct + offsets().ct_reply() as u64))
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use conntrack_common::Counter;
 
+use super::seed::{Seed, live};
 use super::snapshot::{Counted, KernelStats, Table};
 use crate::attribute::owner::Owner;
 use crate::drain::counters::Sums;
@@ -34,7 +35,7 @@ pub struct Books {
 struct Book {
     stats: StatsAccumulator,
     at_start: Option<KernelStats>,
-    seed: Option<i64>,
+    seed: Option<Seed>,
 }
 
 impl Books {
@@ -46,7 +47,10 @@ impl Books {
         let book = self.tables.entry(netns).or_default();
         let kernel = reading.stats.map(|stats| book.stats.add(&stats));
         book.at_start = book.at_start.or(kernel);
-        book.seed = seed(book.seed, reading.entries, reading.before.as_ref(), reading.after.as_ref());
+        if let (Some(entries), Some(after)) = (reading.entries, reading.after.as_ref()) {
+            let told = Seed::of(entries, reading.before.as_ref(), after);
+            book.seed = Some(book.seed.map_or(told, |known| known.and(told)));
+        }
         Some(Table {
             netns,
             host,
@@ -54,7 +58,7 @@ impl Books {
             entries: reading.entries,
             limit: reading.limit,
             buckets: None,
-            accounted: book.seed.zip(reading.after).map(|(seed, sums)| seed + live(&sums)),
+            accounted: book.seed.zip(reading.after).map(|(seed, sums)| seed.value() + live(&sums)),
             counted: reading.after.as_ref().map(counted),
             kernel,
             kernel_at_start: book.at_start,
@@ -66,26 +70,6 @@ impl Books {
         let live: BTreeSet<u32> = live.collect();
         self.tables.retain(|netns, _| live.contains(netns));
     }
-}
-
-/// Entries allocated and not yet freed since the probes were attached; below zero while older ones are freed.
-fn live(sums: &Sums) -> i64 {
-    sums[Counter::Allocs as usize].wrapping_sub(sums[Counter::Frees as usize]).cast_signed()
-}
-
-/// Entries older than the probes. Exact when nothing came or went while the kernel's count was read; until
-/// such an instant, off by at most what came and went in the first.
-fn seed(
-    known: Option<i64>,
-    entries: Option<u64>,
-    before: Option<&Sums>,
-    after: Option<&Sums>,
-) -> Option<i64> {
-    let (Some(entries), Some(after)) = (entries, after) else { return known };
-    let quiet = before.is_some_and(|before| {
-        [Counter::Allocs, Counter::Frees].iter().all(|c| before[*c as usize] == after[*c as usize])
-    });
-    if quiet || known.is_none() { Some(entries.cast_signed() - live(after)) } else { known }
 }
 
 fn counted(sums: &Sums) -> Counted {
@@ -114,25 +98,5 @@ fn counted(sums: &Sums) -> Counted {
         inferred_refusals: of(Counter::InferredRefusals),
         other_suppressed: of(Counter::OtherSuppressed),
         other_lost: of(Counter::OtherLost),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sums(allocs: u64, frees: u64) -> Sums {
-        let mut sums = [0; Counter::COUNT];
-        sums[Counter::Allocs as usize] = allocs;
-        sums[Counter::Frees as usize] = frees;
-        sums
-    }
-
-    #[test]
-    fn a_quiet_reading_corrects_the_seed_and_a_busy_one_does_not() {
-        assert_eq!(seed(None, Some(10), None, Some(&sums(3, 1))), Some(8));
-        assert_eq!(seed(Some(8), Some(50), Some(&sums(3, 1)), Some(&sums(9, 1))), Some(8));
-        assert_eq!(seed(Some(8), Some(11), Some(&sums(9, 1)), Some(&sums(9, 1))), Some(3));
-        assert_eq!(seed(Some(8), None, None, Some(&sums(9, 1))), Some(8));
     }
 }

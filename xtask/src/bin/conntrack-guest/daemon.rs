@@ -48,6 +48,11 @@ impl Daemon {
         bail!("waited for {what}, last page:\n{last}")
     }
 
+    /// A page of now.
+    pub(crate) fn page(&mut self) -> anyhow::Result<String> {
+        self.until("a page", |_| true)
+    }
+
     /// SIGTERM, and its exit status must be 0.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         let pid = rustix::process::Pid::from_child(&self.0);

@@ -1,17 +1,36 @@
 //! What tests run inside a guest: real sockets, and the kernel's own word for the truth.
 
 mod daemon;
+mod evictions;
+mod forwarded;
+mod lab;
+mod protocols;
 mod refusals;
 
 use std::process::ExitCode;
 
+/// A command, and what it does.
+type Command = (&'static str, fn() -> anyhow::Result<()>);
+
+/// Every command. A new suite is a new row.
+const COMMANDS: &[Command] = &[
+    ("refusals", refusals::test),
+    ("demo", refusals::demo),
+    ("forwarded", forwarded::test),
+    ("forwarded-node", forwarded::on_the_node),
+    ("protocols", protocols::test),
+    ("evictions", evictions::test),
+];
+
 fn main() -> ExitCode {
-    let outcome = match std::env::args().nth(1).as_deref() {
-        Some("refusals") => refusals::test(),
-        Some("demo") => refusals::demo(),
-        _ => Err(anyhow::anyhow!("usage: conntrack-guest refusals|demo")),
+    let asked = std::env::args().nth(1);
+    let command = COMMANDS.iter().find(|(name, _)| Some(*name) == asked.as_deref());
+    let Some((_, run)) = command else {
+        let names: Vec<_> = COMMANDS.iter().map(|(name, _)| *name).collect();
+        eprintln!("usage: conntrack-guest {}", names.join("|"));
+        return ExitCode::FAILURE;
     };
-    match outcome {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("conntrack-guest: {error:#}");

@@ -1,29 +1,30 @@
 //! A full table refuses local UDP senders: every EPERM is a refusal, and the daemon counts each.
 
 use std::net::UdpSocket;
-use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
 use crate::daemon::{Daemon, value};
+use crate::lab::command::output;
+use crate::lab::kernel::{self, Statistics};
+use crate::lab::netns::Netns;
 
 const LOG: &str = "/tmp/conntrack-pressure.log";
 const HOST: &str = "{table=\"host\",namespace=\"\",pod=\"\",netns=\"\"}";
 const LIMIT: u32 = 64;
 const WANTED: u64 = 10_000;
-/// `/proc/net/stat/nf_conntrack` and ctnetlink keep this per CPU; `conntrack -S` prints it so.
-const DROP: &str = "drop=";
 
 pub(crate) fn test() -> anyhow::Result<()> {
     prepare()?;
     let mut daemon = Daemon::start(LOG, "alloc")?;
-    let before = kernel_drops()?;
+    let host = Netns::host()?;
+    let before = Statistics::read(&host)?;
     let page = daemon.until("the first page", |_| true)?;
     let counted = |page: &str| value(page, &format!("conntrack_table_full_drops_total{HOST}"));
     let start = counted(&page).unwrap_or(0.0) as u64;
 
     let refused = flood(WANTED)?;
-    let dropped = kernel_drops()? - before;
+    let dropped = Statistics::read(&host)?.since(&before).of("drop")?;
     let page = daemon.until("the refusals to be counted, by owner too", |page| {
         counted(page).is_some_and(|now| now as u64 >= start + refused)
             && by_owner(page) as u64 >= start + refused
@@ -49,7 +50,12 @@ pub(crate) fn test() -> anyhow::Result<()> {
     }
     let entries = value(&page, &format!("conntrack_entries{HOST}"));
     let accounted = value(&page, &format!("conntrack_accounted_entries{HOST}"));
-    println!("figure: entries {entries:?}, accounted {accounted:?}");
+    let count = kernel::count(&host)?;
+    println!("figure: at rest: nf_conntrack_count {count}, entries {entries:?}, accounted {accounted:?}");
+    ensure!(
+        entries == Some(count as f64) && accounted == entries,
+        "the books differ from the kernel's count"
+    );
     daemon.stop()?;
     let log = std::fs::read_to_string(LOG)?;
     ensure!(log.contains("\"event\":\"refused\""), "no log event of a refusal:\n{log}");
@@ -90,8 +96,7 @@ pub(crate) fn demo() -> anyhow::Result<()> {
 }
 
 fn prepare() -> anyhow::Result<()> {
-    output("modprobe", &["nf_conntrack"])?;
-    output("modprobe", &["nf_conntrack_netlink"])?;
+    kernel::load()?;
     // The scrapes are kept out of the table, or a full one would refuse them too and they would be counted.
     let scrape = "tcp dport 9466 notrack; tcp sport 9466 notrack;";
     let rules = format!(
@@ -101,8 +106,7 @@ fn prepare() -> anyhow::Result<()> {
            chain raw_in {{ type filter hook prerouting priority -300; {scrape} }}; }}"
     );
     output("nft", &[&rules])?;
-    std::fs::write("/proc/sys/net/netfilter/nf_conntrack_max", LIMIT.to_string())?;
-    Ok(())
+    kernel::set_size(LIMIT.into(), None)
 }
 
 /// Sends UDP from ever new ports until so many sends were refused; the number that were.
@@ -117,20 +121,4 @@ fn flood(wanted: u64) -> anyhow::Result<u64> {
         }
     }
     Ok(refused)
-}
-
-/// The kernel's own `drop` statistic, summed over CPUs.
-fn kernel_drops() -> anyhow::Result<u64> {
-    let text = output("conntrack", &["-S"])?;
-    Ok(text
-        .split_whitespace()
-        .filter(|word| word.starts_with(DROP))
-        .filter_map(|word| word[DROP.len()..].parse::<u64>().ok())
-        .sum())
-}
-
-fn output(program: &str, args: &[&str]) -> anyhow::Result<String> {
-    let out = Command::new(program).args(args).output().with_context(|| format!("cannot run {program}"))?;
-    ensure!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }

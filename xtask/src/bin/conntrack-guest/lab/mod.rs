@@ -1,0 +1,15 @@
+//! A small network inside the guest: client, NAT router and server, each in its own network namespace, and
+//! the kernel's own word for what happened in it.
+//!
+//! ```text
+//! client 10.0.1.2, fd00:1::2 ── 10.0.1.1, fd00:1::1 router 10.0.2.1, fd00:2::1 ── 10.0.2.2, fd00:2::2 server
+//! ```
+
+pub(crate) mod books;
+pub(crate) mod command;
+pub(crate) mod kernel;
+pub(crate) mod netns;
+pub(crate) mod nft;
+pub(crate) mod packet;
+pub(crate) mod router;
+pub(crate) mod traffic;
