@@ -3,9 +3,11 @@
 mod daemon;
 mod evictions;
 mod forwarded;
+mod gc;
 mod lab;
 mod protocols;
 mod refusals;
+mod resets;
 
 use std::process::ExitCode;
 
@@ -20,6 +22,8 @@ const COMMANDS: &[Command] = &[
     ("forwarded-node", forwarded::on_the_node),
     ("protocols", protocols::test),
     ("evictions", evictions::test),
+    ("gc", gc::test),
+    ("resets", resets::test),
 ];
 
 fn main() -> ExitCode {
