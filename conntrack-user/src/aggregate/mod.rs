@@ -1,4 +1,5 @@
 //! Stage three: figures for each table from what was drained.
 
 pub mod books;
+pub mod gaps;
 pub mod snapshot;
