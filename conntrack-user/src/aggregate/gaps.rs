@@ -13,6 +13,8 @@ mod rights;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use rights::may_load;
+
 /// Is there such a gap?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

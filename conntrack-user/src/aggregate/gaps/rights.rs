@@ -129,9 +129,9 @@ pub(super) fn hidden_namespaces(around: &Surroundings) -> Gap {
     Gap::present(
         KIND,
         format!(
-            "{} processes cannot be looked at: a namespace that only they are in is not found",
+            "processes that cannot be looked at: {}; a namespace that only such are in is not found",
             around.denied
         ),
-        "run as root with CAP_SYS_PTRACE",
+        "run as root with CAP_SYS_PTRACE in the host's PID and user namespace",
     )
 }

@@ -153,7 +153,8 @@ fn rights() {
     assert_eq!(gap.advice.as_deref(), Some("run as root, or add CAP_BPF, CAP_SYS_ADMIN"));
     assert_eq!(rights::may_load(&without(&[39, 38])), Some(true), "CAP_SYS_ADMIN stands for both");
     assert_eq!(rights::may_load(&without(&[39, 21])), Some(false));
-    let cases: [(&str, fn(&mut Surroundings)); 6] = [
+    type Spoil = fn(&mut Surroundings);
+    let cases: [(&str, Spoil); 6] = [
         ("user_namespace", |a| a.user_namespace = Some(true)),
         ("lockdown", |a| a.lockdown = Some("confidentiality".into())),
         ("no_btf", |a| a.btf = false),
