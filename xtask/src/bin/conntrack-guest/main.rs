@@ -1,5 +1,6 @@
 //! What tests run inside a guest: real sockets, and the kernel's own word for the truth.
 
+mod attach;
 mod daemon;
 mod refusals;
 
@@ -7,9 +8,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let outcome = match std::env::args().nth(1).as_deref() {
+        Some("attach") => attach::test(),
         Some("refusals") => refusals::test(),
         Some("demo") => refusals::demo(),
-        _ => Err(anyhow::anyhow!("usage: conntrack-guest refusals|demo")),
+        _ => Err(anyhow::anyhow!("usage: conntrack-guest attach|refusals|demo")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
