@@ -1,5 +1,6 @@
 //! The running daemon: two threads that drain, and the view the exporter prints.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -8,7 +9,8 @@ use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX, FLAG_REPEATED};
 use conntrack_common::{Counter, Event, EventKind};
 
 use crate::aggregate::books::{Books, Reading};
-use crate::aggregate::snapshot::Snapshot;
+use crate::aggregate::gaps::{Gap, GapState, gaps};
+use crate::aggregate::snapshot::{ProbeState, Snapshot};
 use crate::attribute::cgroup_tree::{CgroupTree, find_mount};
 use crate::attribute::decode::{ClockOffset, flows, source_flow, token_evidence};
 use crate::attribute::discover::{FoundNamespace, read_facts};
@@ -21,17 +23,21 @@ use crate::command::check;
 use crate::config::System;
 use crate::drain::counters::Counters;
 use crate::drain::events::Events;
-use crate::drain::netns::Namespace;
+use crate::drain::netns::{Namespace, Scan};
 use crate::drain::netns_enter::in_namespace;
 use crate::drain::sources::{Sources, Withheld};
+use crate::drain::surroundings::Surroundings;
 use crate::drain::{ctnetlink, netns, presence, rtnetlink};
 use crate::export::log::Logger;
 use crate::export::log_event;
 use crate::export::view::{Later, OwnerCounts, SnapshotSource, View};
-use crate::probe::attach::Probes;
+use crate::probe::attach::{self, Probes};
 
 /// Between two readings of the kernel's own figures.
 const ROUND: Duration = Duration::from_secs(1);
+
+/// Between two looks at what surrounds conntrack: rulesets can be long.
+const LOOK_AROUND: Duration = Duration::from_secs(60);
 
 /// What the threads and the exporter share.
 pub struct Daemon {
@@ -42,6 +48,9 @@ pub struct Daemon {
     sources: Mutex<Option<Sources>>,
     books: Mutex<Books>,
     owners: Mutex<Owners>,
+    around: Mutex<Option<(Instant, Surroundings)>>,
+    /// Of probes that could not be loaded.
+    unloaded: Vec<ProbeState>,
     latest: Mutex<Option<Arc<View>>>,
     beat: Mutex<Option<Instant>>,
     stop: AtomicBool,
@@ -102,11 +111,26 @@ impl Daemon {
     /// Puts it together; probes are attached by the first round that finds conntrack loaded.
     #[must_use]
     pub fn new(system: System, log: Logger, probes: Option<(Probes, Counters, Sources)>) -> Arc<Self> {
+        Arc::new(Self::of(system, log, probes, Vec::new()))
+    }
+
+    /// Without probes, for this reason: the kernel's own figures only.
+    #[must_use]
+    pub fn without_probes(system: System, log: Logger, reason: &str) -> Arc<Self> {
+        Arc::new(Self::of(system, log, None, attach::unloaded(reason)))
+    }
+
+    fn of(
+        system: System,
+        log: Logger,
+        probes: Option<(Probes, Counters, Sources)>,
+        unloaded: Vec<ProbeState>,
+    ) -> Self {
         let (probes, counters, sources) = match probes {
             Some((probes, counters, sources)) => (Some(probes), Some(counters), Some(sources)),
             None => (None, None, None),
         };
-        Arc::new(Self {
+        Self {
             system,
             log,
             probes: Mutex::new(probes),
@@ -114,10 +138,12 @@ impl Daemon {
             sources: Mutex::new(sources),
             books: Mutex::default(),
             owners: Mutex::default(),
+            around: Mutex::default(),
+            unloaded,
             latest: Mutex::default(),
             beat: Mutex::default(),
             stop: AtomicBool::new(false),
-        })
+        }
     }
 
     /// Ends both threads at their next turn.
@@ -129,6 +155,7 @@ impl Daemon {
     pub fn rounds(&self) {
         let mut attached = false;
         let mut told = false;
+        let mut gaps_told = BTreeSet::new();
         while !self.stop.load(Ordering::Relaxed) {
             if !attached && presence::conntrack_loaded(&self.system.procfs) {
                 attached = true;
@@ -139,6 +166,16 @@ impl Daemon {
                 && let Some(before) = check::before_start(view.snapshot.before_start.as_ref())
             {
                 self.log.warn(&before, &[]);
+            }
+            let gaps = view.snapshot.coverage.iter().filter(|g| g.state == GapState::Present);
+            for gap in gaps.filter(|g| gaps_told.insert(g.kind)) {
+                let text = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
+                let fields = [
+                    ("kind", gap.kind.into()),
+                    ("found", text(&gap.found).into()),
+                    ("do", text(&gap.advice).into()),
+                ];
+                self.log.warn("not covered here, or only in part", &fields);
             }
             *lock(&self.beat) = Some(Instant::now());
             let next = Instant::now() + ROUND;
@@ -217,12 +254,14 @@ impl Daemon {
     pub fn read(&self) -> Arc<View> {
         let mut snapshot = Snapshot {
             conntrack_loaded: presence::conntrack_loaded(&self.system.procfs),
-            probes: lock(&self.probes).as_ref().map_or_else(Vec::new, Probes::states),
+            probes: lock(&self.probes).as_ref().map_or_else(|| self.unloaded.clone(), Probes::states),
             ..Snapshot::default()
         };
-        let namespaces = netns::list_namespaces(&self.system.procfs);
-        snapshot.honesty.collectors.insert("namespaces", namespaces.is_ok());
-        let namespaces = namespaces.unwrap_or_default();
+        let scan = netns::scan_namespaces(&self.system.procfs);
+        snapshot.honesty.collectors.insert("namespaces", scan.is_ok());
+        let scan = scan.unwrap_or_default();
+        snapshot.coverage = self.look_around(&scan, &snapshot);
+        let namespaces = scan.namespaces;
         if snapshot.conntrack_loaded {
             self.read_tables(&namespaces, &mut snapshot);
         }
@@ -254,6 +293,18 @@ impl Daemon {
         drop(owners);
         *lock(&self.latest) = Some(view.clone());
         view
+    }
+
+    /// What is not covered; looked at anew each minute, and when conntrack comes or goes.
+    fn look_around(&self, scan: &Scan, snapshot: &Snapshot) -> Vec<Gap> {
+        let mut around = lock(&self.around);
+        let fresh = |(at, seen): &(Instant, Surroundings)| {
+            at.elapsed() < LOOK_AROUND && seen.conntrack_loaded == snapshot.conntrack_loaded
+        };
+        if !around.as_ref().is_some_and(fresh) {
+            *around = Some((Instant::now(), Surroundings::read(&self.system, scan)));
+        }
+        around.as_ref().map_or_else(Vec::new, |(_, seen)| gaps(seen, &snapshot.probes))
     }
 
     fn read_tables(&self, namespaces: &[Namespace], snapshot: &mut Snapshot) {

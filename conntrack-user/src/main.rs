@@ -6,16 +6,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use conntrack_user::cli::Cli;
-use conntrack_user::command::doctor_text::{self, Conntrack, Doctor, ProbeRow, Tier};
-use conntrack_user::command::{check, snapshot};
+use conntrack_user::command::{check, doctor, doctor_text, snapshot};
 use conntrack_user::config::{Action, Config, Run, System};
 use conntrack_user::daemon::{Daemon, Source};
-use conntrack_user::drain::presence;
 use conntrack_user::export::exporter::Exporter;
+use conntrack_user::export::http;
 use conntrack_user::export::log::Logger;
 use conntrack_user::export::record::LogFormat;
-use conntrack_user::export::{coverage, http};
-use conntrack_user::kernel::release::Release;
 use conntrack_user::probe::attach::{Drains, Probes};
 
 fn main() -> ExitCode {
@@ -38,7 +35,11 @@ fn act(config: Config) -> anyhow::Result<u8> {
     );
     match config.action {
         Action::Run(run) => serve(system, &run),
-        Action::Doctor { json } => doctor(&system, json),
+        Action::Doctor { json } => {
+            let found = doctor::examine(&system);
+            print!("{}", if json { doctor_text::json(&found)? } else { doctor_text::text(&found) });
+            Ok(0)
+        }
         Action::Check(thresholds) => {
             let verdict = check::verdict(&look(system)?.snapshot, thresholds);
             println!("{}", verdict.line);
@@ -61,13 +62,26 @@ fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let listener = runtime.block_on(http::bind(&run.listen_address))?;
     let log = Logger::stdout(run.log_format).context("cannot start the log writer")?;
-    let (probes, Drains { counters, sources, events }) = Probes::load(&system)?;
-    let daemon = Daemon::new(system, log.clone(), Some((probes, counters, sources)));
-    let (rounds, drain) = (daemon.clone(), daemon.clone());
-    let threads = [
-        std::thread::Builder::new().name("rounds".into()).spawn(move || rounds.rounds())?,
-        std::thread::Builder::new().name("drain".into()).spawn(move || drain.drain(events))?,
-    ];
+    let (daemon, events) = match Probes::load(&system) {
+        Ok((probes, Drains { counters, sources, events })) => {
+            (Daemon::new(system, log.clone(), Some((probes, counters, sources))), Some(events))
+        }
+        Err(error) => {
+            // The kernel's own figures are worth having without them.
+            let reason = format!("{error:#}");
+            log.warn(
+                "no probe can be loaded: the kernel's statistics only",
+                &[("reason", reason.as_str().into())],
+            );
+            (Daemon::without_probes(system, log.clone(), &reason), None)
+        }
+    };
+    let rounds = daemon.clone();
+    let mut threads = vec![std::thread::Builder::new().name("rounds".into()).spawn(move || rounds.rounds())?];
+    if let Some(events) = events {
+        let drain = daemon.clone();
+        threads.push(std::thread::Builder::new().name("drain".into()).spawn(move || drain.drain(events))?);
+    }
     let address = http::address(&listener)?;
     log.info("serving", &[("address", address.to_string().into())]);
     let exporter = Exporter::new(run.max_pods, true);
@@ -91,40 +105,5 @@ fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
     if !log.flush(Duration::from_secs(2)) {
         eprintln!("conntrack-pressure: the last log lines could not be written");
     }
-    Ok(0)
-}
-
-fn doctor(system: &System, json: bool) -> anyhow::Result<u8> {
-    let loaded = presence::conntrack_loaded(&system.procfs);
-    let (mut probes, _drains) = Probes::load(system)?;
-    if loaded {
-        probes.attach();
-    }
-    let states = probes.states();
-    let kprobe = states.iter().any(|s| s.probe == coverage::ALLOC && coverage::attached(s));
-    let inferring = states.iter().any(|s| s.probe == coverage::KFREE_SKB && coverage::attached(s));
-    let tier = match (kprobe, inferring) {
-        (true, _) => Tier::Kprobe,
-        (false, true) => Tier::Inferred,
-        (false, false) => Tier::Statistics,
-    };
-    let reason = states.iter().find(|s| s.probe == coverage::ALLOC).and_then(|s| s.reason.clone());
-    let module = system.sysfs.join("module/nf_conntrack/initstate").exists();
-    let found = Doctor {
-        version: env!("CARGO_PKG_VERSION"),
-        kernel: Release::read(&system.procfs).ok().map(|r| r.text),
-        machine: Some(std::env::consts::ARCH.to_owned()),
-        conntrack: match (loaded, module) {
-            (false, _) => Conntrack::NotLoaded,
-            (true, true) => Conntrack::Module,
-            (true, false) => Conntrack::BuiltIn,
-        },
-        tier,
-        tier_reason: reason,
-        probes: states.into_iter().map(|state| ProbeRow { state, remedy: None }).collect(),
-        coverage: Vec::new(),
-        findings: Vec::new(),
-    };
-    print!("{}", if json { doctor_text::json(&found)? } else { doctor_text::text(&found) });
     Ok(0)
 }

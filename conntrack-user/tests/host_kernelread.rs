@@ -16,6 +16,7 @@ use conntrack_user::drain::ct_entry::Entry;
 use conntrack_user::drain::ctnetlink::{self, Family};
 use conntrack_user::drain::kernel_stats::StatsAccumulator;
 use conntrack_user::drain::netns::{Namespace, in_namespace, list_namespaces, scan_namespaces};
+use conntrack_user::drain::nftables::{self, Ruleset};
 use conntrack_user::drain::{netns_enter, presence, rtnetlink};
 
 use netns_pair::{Netns, pair, ready};
@@ -331,4 +332,36 @@ fn namespaces_by_mount_and_by_process() {
     assert_eq!(all.iter().filter(|namespace| namespace.host).count(), 1);
     let inums: BTreeSet<u32> = all.iter().map(|namespace| namespace.inum).collect();
     assert_eq!(inums.len(), all.len());
+}
+
+/// A ruleset made by `nft` is read as such over netlink.
+#[test]
+fn rules_that_concern_tracking() {
+    if !ready() {
+        return;
+    }
+    let netns = netns_pair::Netns::new("rules");
+    let read = || netns.inside(|| nftables::read().unwrap());
+    assert_eq!(read(), Ruleset::default());
+    netns.run(&["nft", "table inet plain { chain c { ct state new counter; ct zone 7 drop; }; }"]);
+    assert_eq!(read(), Ruleset::default(), "none of these");
+    netns.run(&[
+        "nft",
+        "table inet t {
+            chain raw { type filter hook prerouting priority raw; udp dport 4007 ct zone set 7; tcp dport 9 notrack; }
+        }
+        table ip kube-proxy { chain services { ip daddr 10.0.0.1 counter; }; }",
+    ]);
+    let found = read();
+    assert!(found.zones.iter().eq(["inet t raw"]) && found.notrack.iter().eq(["inet t raw"]), "{found:?}");
+    assert!(found.flowtables.is_empty() && found.kube_proxy, "{found:?}");
+    let flowtable = "add flowtable inet t ft { hook ingress priority 0; devices = { lo }; }";
+    if netns.tries(&["nft", flowtable]) {
+        let found = read();
+        assert!(found.flowtables.iter().eq(["inet t ft"]) && !found.hardware, "{found:?}");
+    } else {
+        println!("skipped: this kernel has no flow tables");
+    }
+    netns.run(&["nft", "flush ruleset"]);
+    assert_eq!(read(), Ruleset::default());
 }

@@ -9,7 +9,7 @@
 //! | `setup` | what a machine needs, and installing it |
 //! | `daemon` | `run` and `demo` |
 //! | `suites` | the guest tests, a table of data |
-//! | `test`, `lint`, `report` | `test`, `lint` and `matrix`, and the report it writes |
+//! | `test`, `lint`, `report`, `seen` | `test`, `lint` and `matrix`, and the files it writes |
 //!
 //! A new command is a variant in `cli` and a module in this table.
 
@@ -23,6 +23,7 @@ mod kernel;
 mod lint;
 mod proc;
 mod report;
+mod seen;
 mod setup;
 mod suites;
 mod test;

@@ -20,8 +20,18 @@ pub(crate) struct Suite {
 }
 
 /// Every guest test. A new one is a new row.
-pub(crate) const SUITES: &[Suite] =
-    &[suite("refusals", SMOKE), suite("forwarded", SMOKE), suite("forwarded-node", FULL)];
+pub(crate) const SUITES: &[Suite] = &[
+    suite(ATTACH, SMOKE),
+    suite("refusals", SMOKE),
+    suite("forwarded", SMOKE),
+    suite("forwarded-node", FULL),
+    suite("protocols", FULL),
+    suite("evictions", FULL),
+    suite("resets", FULL),
+];
+
+/// The suite whose figures say what attached: docs/kernels.md is made from them.
+pub(crate) const ATTACH: &str = "attach";
 
 /// The kernel that `test` runs everything on.
 const FULL: &[&str] = &["6.12"];

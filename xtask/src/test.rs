@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::report::{self, Report};
 use crate::suites::{self, KERNELS, SUITES};
-use crate::{build, lint, proc, setup};
+use crate::{build, lint, proc, seen, setup};
 
 /// Counts steps and tells of each.
 #[derive(Debug, Default)]
@@ -104,6 +104,7 @@ pub(crate) fn matrix(kernels: &[String], yes: bool) -> Result<ExitCode> {
         }
         report.kernels.push((kernel.clone(), got.unwrap_or_default()));
     }
+    seen::write(&workspace, &report.rows, &report.kernels)?;
     if whole {
         let path = workspace.join(report::PATH);
         fs::create_dir_all(workspace.join("docs"))?;

@@ -1,5 +1,6 @@
 //! Stage three: figures for each table from what was drained.
 
 pub mod books;
+pub mod gaps;
 pub mod seed;
 pub mod snapshot;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::gaps::Gap;
 use crate::attribute::owner::Owner;
 
 /// The state of the node.
@@ -17,6 +18,8 @@ pub struct Snapshot {
     pub before_start: Option<KernelStats>,
     /// State of every probe of the table, attached or not.
     pub probes: Vec<ProbeState>,
+    /// What is not covered on this node, or only in part: one for each kind, present or not. Empty: not looked yet.
+    pub coverage: Vec<Gap>,
     /// Resets attributed so far, by cause.
     pub resets: Vec<ResetCount>,
     /// Losses and limits of the tool itself.

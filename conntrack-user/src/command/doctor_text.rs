@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::aggregate::gaps::{Gap, GapState};
 use crate::aggregate::snapshot::ProbeState;
 use crate::export::coverage::attached;
 
@@ -24,8 +25,8 @@ pub struct Doctor {
     pub tier_reason: Option<String>,
     /// One for each probe.
     pub probes: Vec<ProbeRow>,
-    /// What is not covered, or only in part.
-    pub coverage: Vec<Note>,
+    /// What is not covered, or only in part: one for each kind, present or not.
+    pub coverage: Vec<Gap>,
     /// Further findings: limits of this process, kernel settings.
     pub findings: Vec<Note>,
 }
@@ -101,9 +102,15 @@ pub fn text(d: &Doctor) -> String {
     }
     out.push('\n');
     probes(&mut out, &d.probes);
-    notes(&mut out, "Not covered, or only in part", &d.coverage);
-    notes(&mut out, "Findings", &d.findings);
+    gaps(&mut out, "Not covered, or only in part", &d.coverage, GapState::Present);
+    gaps(&mut out, "Could not be found out", &d.coverage, GapState::Unknown);
+    notes(&mut out, "Findings", d.findings.iter().map(|n| (n.topic, &n.found, n.advice.as_ref())));
     out
+}
+
+fn gaps(out: &mut String, title: &str, gaps: &[Gap], state: GapState) {
+    let of = gaps.iter().filter(|g| g.state == state);
+    notes(out, title, of.filter_map(|g| Some((g.kind, g.found.as_ref()?, g.advice.as_ref()))));
 }
 
 const fn conntrack(c: Conntrack) -> &'static str {
@@ -152,15 +159,17 @@ fn probes(out: &mut String, rows: &[ProbeRow]) {
     }
 }
 
-fn notes(out: &mut String, title: &str, notes: &[Note]) {
-    if notes.is_empty() {
-        return;
-    }
-    let _ = writeln!(out, "\n{title}:");
-    for note in notes {
-        let _ = writeln!(out, "- {}: {}", note.topic, note.found);
-        if let Some(advice) = &note.advice {
-            let _ = writeln!(out, "  {advice}");
+/// (topic, what was found, what to do).
+type Line<'a> = (&'static str, &'a String, Option<&'a String>);
+
+fn notes<'a>(out: &mut String, title: &str, notes: impl Iterator<Item = Line<'a>>) {
+    for (index, (topic, found, advice)) in notes.enumerate() {
+        if index == 0 {
+            let _ = writeln!(out, "\n{title}:");
+        }
+        let _ = writeln!(out, "- {topic}: {found}");
+        if let Some(advice) = advice {
+            let _ = writeln!(out, "  do: {advice}");
         }
     }
 }
@@ -184,13 +193,18 @@ mod tests {
                 row(ProbeState { missed: Some(7), ..fixture::probe("alloc", "kprobe") }, None),
                 row(fixture::probe("invalid", "none"), Some("run as root with CAP_BPF and CAP_PERFMON")),
             ],
-            coverage: vec![Note {
-                topic: "cilium",
-                found: "Cilium without kube-proxy: its own BPF conntrack map is in use".into(),
-                advice: Some("that map is not covered; the figures here are the kernel table's alone".into()),
-            }],
-            findings: vec![],
+            coverage: vec![
+                gap("notrack", GapState::Absent),
+                gap("cilium", GapState::Present),
+                gap("zones", GapState::Unknown),
+            ],
+            findings: vec![Note { topic: "swap", found: "there is some".into(), advice: None }],
         }
+    }
+
+    fn gap(kind: &'static str, state: GapState) -> Gap {
+        let told = |text: &str| (state != GapState::Absent).then(|| format!("{text} of {kind}"));
+        Gap { kind, state, found: told("what was found"), advice: told("advice") }
     }
 
     #[test]
@@ -204,6 +218,12 @@ mod tests {
         assert_eq!(json["probes"][1]["probe"], "invalid");
         assert_eq!(json["probes"][1]["reason"], "the kernel refused it: EPERM");
         assert!(json["probes"][1]["remedy"].as_str().unwrap().contains("CAP_BPF"));
+        assert_eq!(json["coverage"][0]["state"], "absent");
+        assert!(json["coverage"][0]["found"].is_null());
+        assert_eq!(
+            (json["coverage"][1]["kind"].as_str(), json["coverage"][1]["state"].as_str()),
+            (Some("cilium"), Some("present"))
+        );
         assert_eq!((json["tier"].as_str(), json["conntrack"].as_str()), (Some("kprobe"), Some("module")));
     }
 }

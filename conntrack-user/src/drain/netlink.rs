@@ -44,6 +44,8 @@ pub enum Error {
     Truncated(usize),
     /// The answer is not what this program knows to read: what was wrong.
     Malformed(&'static str),
+    /// What was asked for changed while it was told, each time it was asked.
+    Overtaken,
 }
 
 impl fmt::Display for Error {
@@ -62,6 +64,9 @@ impl fmt::Display for Error {
                     f,
                     "netlink: a datagram of {bytes} bytes was cut off at {READ_BUFFER}; report this kernel"
                 )
+            }
+            Self::Overtaken => {
+                write!(f, "netlink: it changed while it was read, each time; the next reading tries again")
             }
             Self::Malformed(what) => {
                 write!(f, "netlink: the answer cannot be read: {what}; report this kernel's version")
@@ -297,7 +302,13 @@ mod tests {
 
     #[test]
     fn errors_are_one_line() {
-        for error in [Error::TimedOut, Error::Overrun, Error::Truncated(70_000), Error::Malformed("x")] {
+        for error in [
+            Error::TimedOut,
+            Error::Overrun,
+            Error::Overtaken,
+            Error::Truncated(70_000),
+            Error::Malformed("x"),
+        ] {
             assert_eq!(error.to_string().lines().count(), 1);
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::view::{OwnerCounts, View};
+use crate::aggregate::gaps::{Gap, GapState};
 use crate::aggregate::snapshot::{Counted, Honesty, KernelStats, ProbeState, ResetCount, Snapshot, Table};
 use crate::attribute::owner::Owner;
 
@@ -65,6 +66,16 @@ pub(crate) fn table(netns: u32, owner: Owner) -> Table {
     }
 }
 
+fn gap(kind: &'static str, state: GapState) -> Gap {
+    let told = |text: &str| (state != GapState::Absent).then(|| text.to_owned());
+    Gap {
+        kind,
+        state,
+        found: told("rules exempt packets from tracking"),
+        advice: told("nothing if that is meant"),
+    }
+}
+
 pub(crate) fn snapshot() -> Snapshot {
     let names = ["alloc", "free", "early_drop", "confirm", "delete", "gc_worker", "clash", "kfree_skb"];
     let mut probes: Vec<ProbeState> = names.iter().map(|n| probe(n, "fentry")).collect();
@@ -74,6 +85,11 @@ pub(crate) fn snapshot() -> Snapshot {
         tables: vec![table(1, Owner::Host), table(2, pod("web-0")), table(3, Owner::Unknown)],
         before_start: Some(KernelStats { drop: Some(17), early_drop: Some(5), ..KernelStats::default() }),
         probes,
+        coverage: vec![
+            gap("notrack", GapState::Present),
+            gap("ipvs", GapState::Absent),
+            gap("zones", GapState::Unknown),
+        ],
         resets: vec![ResetCount { owner: pod("web-0"), cause: "evicted", confidence: "exact", count: 4 }],
         honesty: Honesty {
             tables_in_overflow: 0,

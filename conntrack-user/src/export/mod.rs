@@ -7,6 +7,7 @@ pub mod descriptors;
 pub mod docs;
 pub mod exporter;
 pub mod http;
+pub mod kernels_doc;
 pub mod labels;
 pub mod landing;
 pub mod log;

@@ -4,6 +4,7 @@ use super::coverage::{attached, exact, mode};
 use super::descriptors::Kind::{Counter, Gauge};
 use super::descriptors::{Metric, Sample, Samples};
 use super::view::View;
+use crate::aggregate::gaps::GapState;
 use crate::aggregate::snapshot::ProbeState;
 
 const OWNER_OF_TABLE: &[&str] =
@@ -62,6 +63,11 @@ const fn process(name: &'static str, kind: super::descriptors::Kind, unit: &'sta
         absent: "/proc/self cannot be read.",
         samples: Samples::Process,
     }
+}
+
+fn coverage_gap(view: &View) -> Vec<Sample> {
+    let known = view.snapshot.coverage.iter().filter(|g| g.state != GapState::Unknown);
+    known.map(|g| Sample::new(&[("kind", g.kind)], flag(g.state == GapState::Present))).collect()
 }
 
 /// Metrics of owners, of the node and of the tool itself.
@@ -126,6 +132,17 @@ pub const NODE_METRICS: &[Metric] = &[
         help: "Tables that found no slot of their own in the probes' map, and are counted together.",
         absent: "Never.",
         samples: Samples::Node(|v| vec![Sample::bare(v.snapshot.honesty.tables_in_overflow as f64)]),
+    },
+    Metric {
+        name: "conntrack_coverage_gap",
+        kind: Gauge,
+        unit: "0 or 1",
+        labels: &[
+            "kind=not_loaded,cilium,calico_bpf,notrack,flow_offload,ipvs,zones,capabilities,user_namespace,lockdown,no_btf,no_kprobes,no_fentry,hidden_namespaces",
+        ],
+        help: "1 if something on this node keeps connections or what befalls them from being seen; `doctor` says what, why and what to do.",
+        absent: "It could not be found out, or has not been looked for yet.",
+        samples: Samples::Node(coverage_gap),
     },
     Metric {
         name: "conntrack_probe_attached",
@@ -225,3 +242,17 @@ pub const NODE_METRICS: &[Metric] = &[
     process("process_start_time_seconds", Gauge, "seconds since the epoch"),
     process("process_threads", Gauge, "threads"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::gaps::gaps;
+    use crate::drain::surroundings::Surroundings;
+
+    #[test]
+    fn the_kinds_of_gaps_are_documented() {
+        let kinds: Vec<_> = gaps(&Surroundings::default(), &[]).iter().map(|g| g.kind).collect();
+        let metric = NODE_METRICS.iter().find(|m| m.name == "conntrack_coverage_gap").unwrap();
+        assert_eq!(metric.labels, [format!("kind={}", kinds.join(","))]);
+    }
+}

@@ -255,6 +255,12 @@ impl Probes {
     }
 }
 
+/// Every probe, when none could be loaded for this reason.
+#[must_use]
+pub fn unloaded(reason: &str) -> Vec<ProbeState> {
+    PROBES.iter().map(|p| state(p, reason.to_owned())).collect()
+}
+
 fn state(probe: &Probe, reason: String) -> ProbeState {
     ProbeState {
         probe: probe.name,

@@ -5,3 +5,4 @@ pub mod attach;
 mod debug_log;
 pub mod info;
 pub mod table;
+pub mod without;

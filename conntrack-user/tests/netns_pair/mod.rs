@@ -22,6 +22,11 @@ impl Netns {
         run(&[&["ip", "netns", "exec", &self.0], command].concat())
     }
 
+    /// Runs a command that this kernel may refuse; did it not?
+    pub(crate) fn tries(&self, command: &[&str]) -> bool {
+        output(&[&["ip", "netns", "exec", &self.0], command].concat()).status.success()
+    }
+
     fn nft(&self, rules: &str) {
         self.run(&["nft", rules]);
     }

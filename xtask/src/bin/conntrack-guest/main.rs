@@ -1,5 +1,6 @@
 //! What tests run inside a guest: real sockets, and the kernel's own word for the truth.
 
+mod attach;
 mod daemon;
 mod evictions;
 mod forwarded;
@@ -16,6 +17,7 @@ type Command = (&'static str, fn() -> anyhow::Result<()>);
 
 /// Every command. A new suite is a new row.
 const COMMANDS: &[Command] = &[
+    ("attach", attach::test),
     ("refusals", refusals::test),
     ("demo", refusals::demo),
     ("forwarded", forwarded::test),
