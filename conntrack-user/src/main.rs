@@ -17,6 +17,7 @@ use conntrack_user::export::record::LogFormat;
 use conntrack_user::export::{coverage, http};
 use conntrack_user::kernel::release::Release;
 use conntrack_user::probe::attach::{Drains, Probes};
+use conntrack_user::probe::table;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -101,12 +102,13 @@ fn doctor(system: &System, json: bool) -> anyhow::Result<u8> {
         probes.attach();
     }
     let states = probes.states();
-    let kprobe = states.iter().any(|s| s.probe == coverage::ALLOC && coverage::attached(s));
+    let alloc = states.iter().find(|s| s.probe == coverage::ALLOC).map_or("none", |s| s.mechanism);
     let inferring = states.iter().any(|s| s.probe == coverage::KFREE_SKB && coverage::attached(s));
-    let tier = match (kprobe, inferring) {
-        (true, _) => Tier::Kprobe,
-        (false, true) => Tier::Inferred,
-        (false, false) => Tier::Statistics,
+    let tier = match (alloc, inferring) {
+        (table::FENTRY, _) => Tier::Fentry,
+        (table::KPROBE, _) => Tier::Kprobe,
+        (_, true) => Tier::Inferred,
+        (_, false) => Tier::Statistics,
     };
     let reason = states.iter().find(|s| s.probe == coverage::ALLOC).and_then(|s| s.reason.clone());
     let module = system.sysfs.join("module/nf_conntrack/initstate").exists();
