@@ -157,9 +157,13 @@ pub enum SnapshotOutputArg {
 /// Values of `--probe.mechanism`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum MechanismArg {
-    /// kprobe where it loads, else none
+    /// Each probe by fentry where it loads, else by kprobe, else without
     #[default]
     Auto,
+    /// By fentry only
+    Fentry,
+    /// By kprobe only
+    Kprobe,
     /// No probes on conntrack: statistics and raw tracepoints, marked as inferred
     None,
 }

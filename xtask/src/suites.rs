@@ -11,8 +11,8 @@ use crate::report::{self, Row};
 pub(crate) struct Suite {
     /// Its name in reports.
     pub(crate) name: &'static str,
-    /// The command of `conntrack-guest`.
-    pub(crate) command: &'static str,
+    /// The arguments of `conntrack-guest`.
+    pub(crate) args: &'static [&'static str],
     /// The kernels `test` runs it on; `matrix` runs each on all.
     pub(crate) test_on: &'static [&'static str],
     /// How long it may take.
@@ -21,13 +21,18 @@ pub(crate) struct Suite {
 
 /// Every guest test. A new one is a new row.
 pub(crate) const SUITES: &[Suite] = &[
-    suite(ATTACH, SMOKE),
-    suite("refusals", SMOKE),
-    suite("forwarded", SMOKE),
-    suite("forwarded-node", FULL),
-    suite("protocols", FULL),
-    suite("evictions", FULL),
-    suite("resets", FULL),
+    suite(ATTACH, &[ATTACH], SMOKE),
+    suite("refusals", &["refusals"], SMOKE),
+    suite("refusals by kprobe", &["refusals", "--mechanism", "kprobe"], SMOKE),
+    suite("forwarded", &["forwarded"], SMOKE),
+    suite("forwarded by kprobe", &["forwarded", "--mechanism", "kprobe"], FULL),
+    suite("forwarded-node", &["forwarded-node"], FULL),
+    suite("protocols", &["protocols"], FULL),
+    suite("protocols by kprobe", &["protocols", "--mechanism", "kprobe"], FULL),
+    suite("evictions", &["evictions"], FULL),
+    suite("evictions by kprobe", &["evictions", "--mechanism", "kprobe"], FULL),
+    suite("resets", &["resets"], FULL),
+    suite("resets by kprobe", &["resets", "--mechanism", "kprobe"], FULL),
 ];
 
 /// The suite whose figures say what attached: docs/kernels.md is made from them.
@@ -38,9 +43,8 @@ const FULL: &[&str] = &["6.12"];
 /// And those at both ends, for what matters most.
 const SMOKE: &[&str] = &["6.12", "5.10", "newest"];
 
-/// A suite that is a command of its own name.
-const fn suite(name: &'static str, test_on: &'static [&'static str]) -> Suite {
-    Suite { name, command: name, test_on, timeout: Duration::from_secs(300) }
+const fn suite(name: &'static str, args: &'static [&'static str], test_on: &'static [&'static str]) -> Suite {
+    Suite { name, args, test_on, timeout: Duration::from_secs(300) }
 }
 
 /// The kernels `matrix` runs on.
@@ -48,7 +52,7 @@ pub(crate) const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "newest"];
 
 /// Runs a suite on a kernel and streams its output. Also returns the kernel that was booted, if one was.
 pub(crate) fn run(suite: &Suite, kernel: &str, programs: &[PathBuf]) -> (Row, Option<String>) {
-    let command = ["conntrack-guest", suite.command];
+    let command = std::iter::once("conntrack-guest").chain(suite.args.iter().copied()).collect::<Vec<_>>();
     let request = VmRequest { timeout: suite.timeout, ..VmRequest::new(kernel, &command) };
     let row = |result, figures, seconds| Row {
         suite: suite.name.to_owned(),

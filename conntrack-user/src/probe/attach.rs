@@ -8,8 +8,9 @@ use aya::programs::{KProbe, Program, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use conntrack_common::{Control, MAX_SOURCES, MAX_TABLES, OVERFLOW_SLOT, SHARED_SOURCES};
 
+use super::fentry::{Facts, Fentry};
 use super::info;
-use super::table::{Hook, PROBES, Probe, Way, plan};
+use super::table::{FENTRY, Hook, KPROBE, PROBES, Probe, Way, plan, traced};
 use crate::aggregate::snapshot::ProbeState;
 use crate::cli::MechanismArg;
 use crate::config::System;
@@ -37,12 +38,12 @@ pub struct Drains {
 /// Probes in the kernel; dropping it detaches and unloads everything.
 pub struct Probes {
     ebpf: Ebpf,
+    fentry: Fentry,
+    system: System,
     control: Mapping,
     #[cfg(feature = "debug-log")]
     debug_log: super::debug_log::DebugLog,
     states: Vec<ProbeState>,
-    refused: Vec<String>,
-    kprobes: bool,
     said: Control,
     cause: Option<String>,
 }
@@ -68,6 +69,7 @@ impl Probes {
             .map_max_entries("COUNTERS", MAX_TABLES * cpus)
             .load(OBJECT)
             .context("cannot load the probes' maps (root, or CAP_BPF and CAP_PERFMON, is needed)")?;
+        let fentry = Fentry::new(OBJECT, &ebpf)?;
         let take =
             |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
         // What is taken is kept open by whom it is handed to: programs are loaded later, and name maps by fd.
@@ -94,13 +96,13 @@ impl Probes {
             #[cfg(feature = "debug-log")]
             debug_log: super::debug_log::open(&mut ebpf)?,
             ebpf,
+            fentry,
+            system: system.clone(),
             control,
             states: PROBES
                 .iter()
                 .map(|p| state(p, "not tried yet: conntrack is not loaded".into()))
                 .collect(),
-            refused: system.refuse_probes.clone(),
-            kprobes: system.mechanism != MechanismArg::None,
             said: Control::default(),
             cause,
         };
@@ -109,9 +111,12 @@ impl Probes {
 
     /// Attaches every probe that can be; what cannot is said in its state, and the rest goes on.
     pub fn attach(&mut self) {
+        let names: Vec<_> = traced().collect();
+        let facts = Facts::read(&self.system.sysfs, &self.system.procfs, &names);
+        let facts = facts.map_err(|error| format!("{error:#}"));
         for (index, probe) in PROBES.iter().enumerate() {
             let alloc = self.is_attached(ALLOC);
-            self.states[index] = self.attach_one(probe, alloc);
+            self.states[index] = self.attach_one(probe, alloc, facts.as_ref());
         }
         let kfree_skb = u32::from(self.is_attached(KFREE_SKB) && self.is_attached(ALLOC));
         let early_drop = u32::from(self.is_attached(EARLY_DROP));
@@ -139,7 +144,9 @@ impl Probes {
             let Some((_, way)) = probe.ways.iter().find(|(_, w)| w.mechanism == state.mechanism) else {
                 continue;
             };
-            let runs: Option<Vec<_>> = way.programs.iter().map(|(name, _)| self.runs(name)).collect();
+            let mut names: Vec<_> = way.programs.iter().map(|(name, _)| *name).collect();
+            names.dedup(); // one program on two functions
+            let runs: Option<Vec<_>> = names.iter().map(|name| self.runs(name)).collect();
             state.missed = runs.as_ref().map(|r| r.iter().map(|r| r.missed).sum());
             state.runs = runs.as_ref().map(|r| r.iter().map(|r| r.runs).sum()).filter(|r| *r > 0);
             state.run_time_ns = runs.map(|r| r.iter().map(|r| r.time_ns).sum()).filter(|t| *t > 0);
@@ -151,7 +158,7 @@ impl Probes {
         let fd = match self.ebpf.program(program)? {
             Program::KProbe(p) => p.fd(),
             Program::RawTracePoint(p) => p.fd(),
-            _ => return None,
+            _ => return self.fentry.runs(program),
         };
         info::runs(fd.ok()?)
     }
@@ -173,19 +180,27 @@ impl Probes {
         self.said = control;
     }
 
-    fn attach_one(&mut self, probe: &'static Probe, alloc: bool) -> ProbeState {
+    fn attach_one(
+        &mut self,
+        probe: &'static Probe,
+        alloc: bool,
+        facts: Result<&Facts, &String>,
+    ) -> ProbeState {
         let mut reasons = Vec::new();
-        if !self.kprobes && probe.ways.iter().all(|(_, w)| w.mechanism == "kprobe") {
-            return state(probe, "kprobes are switched off with --probe.mechanism none".into());
+        let asked = self.system.mechanism;
+        if asked == MechanismArg::None
+            && probe.ways.iter().all(|(_, w)| [FENTRY, KPROBE].contains(&w.mechanism))
+        {
+            return state(probe, "probes are switched off with --probe.mechanism none".into());
         }
-        for way in plan(probe, self.kprobes, alloc) {
+        for way in plan(probe, asked, alloc) {
             let inferring = way.programs.iter().any(|(name, _)| *name == "kfree_skb_inferred");
-            let tried = if self.refused.iter().any(|r| r == probe.name) {
+            let tried = if self.system.refuse_probes.iter().any(|r| r == probe.name) {
                 Err("refused by --test.refuse-probe".to_owned())
             } else if let (true, Some(cause)) = (inferring, &self.cause) {
                 Err(cause.clone())
             } else {
-                self.attach_way(&way)
+                self.attach_way(&way, facts)
             };
             match tried {
                 Ok(target) => {
@@ -202,10 +217,15 @@ impl Probes {
     }
 
     /// All programs of a way, or none.
-    fn attach_way(&mut self, way: &Way) -> Result<String, String> {
+    fn attach_way(&mut self, way: &Way, facts: Result<&Facts, &String>) -> Result<String, String> {
         let mut targets = Vec::new();
         for (name, hook) in way.programs {
-            match self.attach_program(name, *hook) {
+            let attached = if way.mechanism == FENTRY {
+                self.attach_fentry(name, *hook, facts)
+            } else {
+                self.attach_program(name, *hook)
+            };
+            match attached {
                 Ok(target) if targets.contains(&target) => {}
                 Ok(target) => targets.push(target),
                 Err(error) => {
@@ -217,6 +237,19 @@ impl Probes {
             }
         }
         Ok(targets.join(", "))
+    }
+
+    fn attach_fentry(
+        &mut self,
+        name: &'static str,
+        hook: Hook,
+        facts: Result<&Facts, &String>,
+    ) -> Result<String, String> {
+        let Hook::Function([function]) = hook else {
+            return Err(format!("{name}: fentry wants one function"));
+        };
+        self.fentry.attach(name, &facts.map_err(String::clone)?.target(function)?)?;
+        Ok((*function).to_owned())
     }
 
     fn attach_program(&mut self, name: &str, hook: Hook) -> Result<String, String> {
@@ -250,7 +283,7 @@ impl Probes {
         match self.ebpf.program_mut(name) {
             Some(Program::KProbe(p)) => drop(KProbe::unload(p)),
             Some(Program::RawTracePoint(p)) => drop(RawTracePoint::unload(p)),
-            _ => {}
+            _ => self.fentry.detach(name),
         }
     }
 }

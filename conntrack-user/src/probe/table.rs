@@ -1,5 +1,6 @@
 //! The probes as data: what each serves and the ways to attach it, best first.
 
+use crate::cli::MechanismArg;
 use crate::export::coverage::{ALLOC, CLASH, CONFIRM, DELETE, EARLY_DROP, FREE, GC, KFREE_SKB};
 
 /// A kernel place to hook a program to.
@@ -42,8 +43,17 @@ pub struct Probe {
     pub ways: &'static [(Condition, Way)],
 }
 
+/// The mechanism of tracing programs.
+pub const FENTRY: &str = "fentry";
+/// The mechanism of kprobes and kretprobes.
+pub const KPROBE: &str = "kprobe";
+
+const fn fentry(programs: &'static [(&'static str, Hook)]) -> (Condition, Way) {
+    (Condition::Always, Way { mechanism: FENTRY, programs })
+}
+
 const fn kprobe(programs: &'static [(&'static str, Hook)]) -> (Condition, Way) {
-    (Condition::Always, Way { mechanism: "kprobe", programs })
+    (Condition::Always, Way { mechanism: KPROBE, programs })
 }
 
 const fn raw(condition: Condition, programs: &'static [(&'static str, Hook)]) -> (Condition, Way) {
@@ -54,8 +64,9 @@ const ALLOC_FN: Hook = Hook::Function(&["__nf_conntrack_alloc"]);
 const FREE_FN: Hook = Hook::Function(&["nf_conntrack_free"]);
 const EARLY_DROP_FN: Hook = Hook::Function(&["early_drop"]);
 const GC_FN: Hook = Hook::Function(&["gc_worker"]);
-// On 5.10 what runs is the part that the compiler split off.
+// On 5.10 what runs is the part that the compiler split off, which only a kprobe reaches.
 const DELETE_FN: Hook = Hook::Function(&["nf_ct_delete.part.0", "nf_ct_delete"]);
+const DELETE_WHOLE: Hook = Hook::Function(&["nf_ct_delete"]);
 const CONFIRM_FN: Hook = Hook::Function(&["__nf_conntrack_confirm"]);
 const CLASH_FN: Hook = Hook::Function(&["nf_ct_resolve_clash"]);
 
@@ -65,37 +76,55 @@ pub const PROBES: &[Probe] = &[
     Probe {
         name: FREE,
         purpose: "entries that stop counting against the limit",
-        ways: &[kprobe(&[("free_enter", FREE_FN)])],
+        ways: &[fentry(&[("free_entry", FREE_FN)]), kprobe(&[("free_enter", FREE_FN)])],
     },
     Probe {
         name: EARLY_DROP,
         purpose: "table full proper",
-        ways: &[kprobe(&[("early_drop_enter", EARLY_DROP_FN), ("early_drop_return", EARLY_DROP_FN)])],
+        ways: &[
+            fentry(&[("early_drop_entry", EARLY_DROP_FN), ("early_drop_exit", EARLY_DROP_FN)]),
+            kprobe(&[("early_drop_enter", EARLY_DROP_FN), ("early_drop_return", EARLY_DROP_FN)]),
+        ],
     },
     Probe {
         name: GC,
         purpose: "evictions by the garbage collector told apart",
-        ways: &[kprobe(&[("gc_enter", GC_FN), ("gc_return", GC_FN)])],
+        ways: &[
+            fentry(&[("gc_entry", GC_FN), ("gc_exit", GC_FN)]),
+            kprobe(&[("gc_enter", GC_FN), ("gc_return", GC_FN)]),
+        ],
     },
     Probe {
         name: DELETE,
         purpose: "evictions under pressure",
-        ways: &[kprobe(&[("delete_enter", DELETE_FN), ("delete_return", DELETE_FN)])],
+        ways: &[
+            fentry(&[("delete_exit", DELETE_WHOLE)]),
+            kprobe(&[("delete_enter", DELETE_FN), ("delete_return", DELETE_FN)]),
+        ],
     },
     Probe {
         name: CLASH,
         purpose: "insert races lost",
-        ways: &[kprobe(&[("clash_enter", CLASH_FN), ("clash_return", CLASH_FN)])],
+        ways: &[
+            fentry(&[("clash_exit", CLASH_FN)]),
+            kprobe(&[("clash_enter", CLASH_FN), ("clash_return", CLASH_FN)]),
+        ],
     },
     Probe {
         name: CONFIRM,
         purpose: "entries inserted by the packet path, and inserts that failed",
-        ways: &[kprobe(&[("confirm_enter", CONFIRM_FN), ("confirm_return", CONFIRM_FN)])],
+        ways: &[
+            fentry(&[("confirm_entry", CONFIRM_FN), ("confirm_exit", CONFIRM_FN)]),
+            kprobe(&[("confirm_enter", CONFIRM_FN), ("confirm_return", CONFIRM_FN)]),
+        ],
     },
     Probe {
         name: ALLOC,
         purpose: "allocations and refusals",
-        ways: &[kprobe(&[("alloc_enter", ALLOC_FN), ("alloc_return", ALLOC_FN)])],
+        ways: &[
+            fentry(&[("alloc_exit", ALLOC_FN)]),
+            kprobe(&[("alloc_enter", ALLOC_FN), ("alloc_return", ALLOC_FN)]),
+        ],
     },
     Probe {
         name: KFREE_SKB,
@@ -109,6 +138,10 @@ pub const PROBES: &[Probe] = &[
         name: "send_reset",
         purpose: "resets sent",
         ways: &[
+            fentry(&[
+                ("send_reset_entry", Hook::Function(&["tcp_v4_send_reset"])),
+                ("send_reset_entry", Hook::Function(&["tcp_v6_send_reset"])),
+            ]),
             kprobe(&[
                 ("send_reset_enter", Hook::Function(&["tcp_v4_send_reset"])),
                 ("send_reset_enter", Hook::Function(&["tcp_v6_send_reset"])),
@@ -123,15 +156,36 @@ pub const PROBES: &[Probe] = &[
     },
 ];
 
-/// The ways of a probe that apply, given the mechanism forced (if any) and whether refusals are seen.
-pub fn plan(probe: &Probe, kprobes: bool, alloc_attached: bool) -> impl Iterator<Item = Way> {
+/// Whether a way is among those asked for. Raw tracepoints always are: nobody has to do without them.
+fn allowed(mechanism: &str, asked: MechanismArg) -> bool {
+    match asked {
+        MechanismArg::Auto => true,
+        MechanismArg::Fentry => mechanism != KPROBE,
+        MechanismArg::Kprobe => mechanism != FENTRY,
+        MechanismArg::None => mechanism != FENTRY && mechanism != KPROBE,
+    }
+}
+
+/// Names of every function that some way attaches to by fentry.
+pub fn traced() -> impl Iterator<Item = &'static str> {
+    let ways = PROBES.iter().flat_map(|probe| probe.ways).filter(|(_, way)| way.mechanism == FENTRY);
+    ways.flat_map(|(_, way)| way.programs)
+        .flat_map(|(_, hook)| match hook {
+            Hook::Function(names) => *names,
+            Hook::RawTracepoint(_) => &[],
+        })
+        .copied()
+}
+
+/// The ways of a probe that apply, best first, given the mechanism asked for and whether refusals are seen.
+pub fn plan(probe: &Probe, asked: MechanismArg, alloc_attached: bool) -> impl Iterator<Item = Way> {
     probe.ways.iter().filter_map(move |(condition, way)| {
         let applies = match condition {
             Condition::Always => true,
             Condition::WithAlloc => alloc_attached,
             Condition::WithoutAlloc => !alloc_attached,
         };
-        (applies && (kprobes || way.mechanism != "kprobe")).then_some(*way)
+        (applies && allowed(way.mechanism, asked)).then_some(*way)
     })
 }
 
@@ -139,17 +193,42 @@ pub fn plan(probe: &Probe, kprobes: bool, alloc_attached: bool) -> impl Iterator
 mod tests {
     use super::*;
 
+    fn programs(asked: MechanismArg) -> Vec<&'static str> {
+        PROBES.iter().flat_map(|p| plan(p, asked, false)).flat_map(|w| w.programs).map(|p| p.0).collect()
+    }
+
     #[test]
-    fn without_kprobes_only_raw_tracepoints_are_planned() {
-        let planned: Vec<_> =
-            PROBES.iter().flat_map(|p| plan(p, false, false)).flat_map(|w| w.programs).map(|p| p.0).collect();
-        assert_eq!(planned, ["kfree_skb_inferred", "tcp_send_reset", "tcp_receive_reset"]);
+    fn without_probes_on_conntrack_only_raw_tracepoints_are_planned() {
+        assert_eq!(
+            programs(MechanismArg::None),
+            ["kfree_skb_inferred", "tcp_send_reset", "tcp_receive_reset"]
+        );
+    }
+
+    #[test]
+    fn fentry_comes_first_and_one_mechanism_alone_can_be_asked_for() {
+        for probe in PROBES {
+            let order: Vec<_> = plan(probe, MechanismArg::Auto, true).map(|w| w.mechanism).collect();
+            if order.contains(&KPROBE) {
+                assert_eq!(order[..2], [FENTRY, KPROBE], "{}", probe.name);
+            }
+        }
+        let (fentry, kprobe) = (programs(MechanismArg::Fentry), programs(MechanismArg::Kprobe));
+        assert!(fentry.contains(&"alloc_exit") && !fentry.contains(&"alloc_return"));
+        assert!(kprobe.contains(&"alloc_return") && !kprobe.contains(&"alloc_exit"));
+        assert!(fentry.contains(&"tcp_receive_reset") && kprobe.contains(&"tcp_receive_reset"));
+    }
+
+    #[test]
+    fn fentry_goes_by_plain_names() {
+        assert!(traced().any(|name| name == "__nf_conntrack_alloc"));
+        assert!(traced().all(|name| !name.contains('.')));
     }
 
     #[test]
     fn a_refusal_is_either_counted_or_inferred() {
         let kfree = PROBES.iter().find(|p| p.name == KFREE_SKB).unwrap();
-        assert_eq!(plan(kfree, true, true).next().unwrap().programs[0].0, "kfree_skb");
-        assert_eq!(plan(kfree, true, false).next().unwrap().programs[0].0, "kfree_skb_inferred");
+        let first = |alloc| plan(kfree, MechanismArg::Auto, alloc).next().unwrap().programs[0].0;
+        assert_eq!((first(true), first(false)), ("kfree_skb", "kfree_skb_inferred"));
     }
 }

@@ -162,7 +162,10 @@ fn start(request: &VmRequest, kernel: &Obtained, initrd: &Path, work: &Path) -> 
         .arg(initrd)
         .args([
             "-append",
-            "console=ttyS0 panic=-1 oops=panic loglevel=4 mitigations=off nokaslr random.trust_cpu=on",
+            // no_timer_check: else the kernel panics at boot if no timer interrupt comes within 40 ms, which
+            // qemu cannot promise on a busy host.
+            "console=ttyS0 panic=-1 oops=panic loglevel=4 mitigations=off nokaslr random.trust_cpu=on \
+             no_timer_check",
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -11,6 +12,14 @@ const ADDRESS: &str = "127.0.0.1:9466";
 /// For anything the daemon should do at once; guests are slow.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// The mechanism every daemon started here is told to use.
+static MECHANISM: OnceLock<String> = OnceLock::new();
+
+/// Makes every daemon started from now on attach by this mechanism only.
+pub(crate) fn force(mechanism: String) {
+    MECHANISM.get_or_init(|| mechanism);
+}
+
 /// A running daemon; killed when dropped.
 pub(crate) struct Daemon(Child);
 
@@ -18,14 +27,26 @@ impl Daemon {
     /// Starts it with its log in a file, and waits until the probe is attached.
     pub(crate) fn start(log: &str, probe: &str) -> anyhow::Result<Self> {
         let out = std::fs::File::create(log)?;
+        let mechanism = MECHANISM.get().map_or("auto", String::as_str);
         let child = Command::new("conntrack-pressure")
             .args(["run", "--web.listen-address", ADDRESS, "--log.format", "json"])
+            .args(["--probe.mechanism", mechanism])
             .stdout(Stdio::from(out))
             .spawn()
             .context("cannot start conntrack-pressure")?;
         let mut daemon = Self(child);
-        let series = format!("conntrack_probe_attached{{probe=\"{probe}\",mechanism=\"kprobe\"}}");
-        daemon.until("the probes to be attached", |page| value(page, &series) == Some(1.0))?;
+        let page = daemon.until("the probes to be attached", |page| attached_by(page, probe).is_some())?;
+        let by = attached_by(&page, probe).context("not attached")?;
+        println!("figure: {probe} attached by {by} ({mechanism} asked for)");
+        // Where the kernel tells the types of the module's functions, nothing less than fentry will do.
+        let wanted = match mechanism {
+            "auto" if std::path::Path::new("/sys/kernel/btf/nf_conntrack").exists() => "fentry",
+            "auto" => "kprobe",
+            other => other,
+        };
+        if by != wanted {
+            bail!("{probe} is attached by {by}, not by {wanted}:\n{page}");
+        }
         Ok(daemon)
     }
 
@@ -68,6 +89,12 @@ impl Drop for Daemon {
         let _: std::io::Result<()> = self.0.kill();
         let _: std::io::Result<_> = self.0.wait();
     }
+}
+
+/// By which mechanism a probe is attached; None: not at all.
+pub(crate) fn attached_by<'a>(page: &'a str, probe: &str) -> Option<&'a str> {
+    let start = format!("conntrack_probe_attached{{probe=\"{probe}\",mechanism=\"");
+    page.lines().find_map(|line| line.strip_prefix(&start)?.strip_suffix("\"} 1"))
 }
 
 /// The value of a series, by its name and labels as printed.

@@ -29,11 +29,16 @@ const COMMANDS: &[Command] = &[
 ];
 
 fn main() -> ExitCode {
-    let asked = std::env::args().nth(1);
-    let command = COMMANDS.iter().find(|(name, _)| Some(*name) == asked.as_deref());
+    let args = std::env::args().skip(1).collect::<Vec<_>>();
+    if let [_, flag, mechanism] = args.as_slice()
+        && flag == "--mechanism"
+    {
+        daemon::force(mechanism.clone());
+    }
+    let command = COMMANDS.iter().find(|(name, _)| Some(*name) == args.first().map(String::as_str));
     let Some((_, run)) = command else {
         let names: Vec<_> = COMMANDS.iter().map(|(name, _)| *name).collect();
-        eprintln!("usage: conntrack-guest {}", names.join("|"));
+        eprintln!("usage: conntrack-guest {} [--mechanism fentry|kprobe]", names.join("|"));
         return ExitCode::FAILURE;
     };
     match run() {
