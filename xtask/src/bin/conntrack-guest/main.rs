@@ -6,6 +6,7 @@ mod forwarded;
 mod gc;
 mod lab;
 mod protocols;
+mod races;
 mod refusals;
 mod resets;
 
@@ -24,6 +25,7 @@ const COMMANDS: &[Command] = &[
     ("evictions", evictions::test),
     ("gc", gc::test),
     ("resets", resets::test),
+    ("races", races::test),
 ];
 
 fn main() -> ExitCode {
