@@ -1,5 +1,6 @@
 //! What tests run inside a guest: real sockets, and the kernel's own word for the truth.
 
+mod churn;
 mod daemon;
 mod evictions;
 mod forwarded;
@@ -26,6 +27,7 @@ const COMMANDS: &[Command] = &[
     ("gc", gc::test),
     ("resets", resets::test),
     ("races", races::test),
+    ("churn", churn::test),
 ];
 
 fn main() -> ExitCode {
