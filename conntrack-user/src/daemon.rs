@@ -312,16 +312,19 @@ impl Daemon {
         let mut books = lock(&self.books);
         let (mut all_read, mut at_limit) = (true, false);
         for namespace in namespaces {
-            let before = self.counters.as_ref().and_then(|c| c.table(namespace.inum));
+            let counted = || self.counters.as_ref().and_then(|c| c.table(namespace.inum));
+            // The probes' counters right before and after the kernel's count, or under churn they would differ
+            // by all that came and went while its other figures were read.
             let read = in_namespace(&namespace.path, namespace.inum, || {
-                (ctnetlink::table_counts().ok(), ctnetlink::cpu_stats().ok())
+                let before = counted();
+                let counts = ctnetlink::table_counts().ok();
+                (before, counts, counted(), ctnetlink::cpu_stats().ok())
             });
-            let (counts, stats) = match read {
+            let (before, counts, after, stats) = match read {
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(_) => (None, None),
+                Err(_) => (None, None, counted(), None),
             };
-            let after = self.counters.as_ref().and_then(|c| c.table(namespace.inum));
             all_read &= counts.is_some() && stats.is_some();
             let limit =
                 counts.as_ref().and_then(|c| c.limit).or_else(|| presence::max(&self.system.procfs).ok());

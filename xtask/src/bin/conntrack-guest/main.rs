@@ -1,12 +1,14 @@
 //! What tests run inside a guest: real sockets, and the kernel's own word for the truth.
 
 mod attach;
+mod churn;
 mod daemon;
 mod evictions;
 mod forwarded;
 mod gc;
 mod lab;
 mod protocols;
+mod races;
 mod refusals;
 mod resets;
 
@@ -26,6 +28,8 @@ const COMMANDS: &[Command] = &[
     ("evictions", evictions::test),
     ("gc", gc::test),
     ("resets", resets::test),
+    ("races", races::test),
+    ("churn", churn::test),
 ];
 
 fn main() -> ExitCode {

@@ -4,12 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use anyhow::Context as _;
-use rustix::net::{AddressFamily, Protocol, SendFlags, SocketType, ipproto, sendto, socket};
-
-use super::traffic::client_for;
+use rustix::net::{AddressFamily, Protocol, SendFlags, SocketType, bind, ipproto, sendto, socket};
 
 const SCTP_INIT: u8 = 1;
 const TCP_PROTOCOL: u8 = 6;
+const UDP_PROTOCOL: u8 = 17;
 
 /// A raw socket of the calling thread's namespace: it sends any packet of one protocol to one address.
 #[derive(Debug)]
@@ -24,8 +23,19 @@ impl Raw {
     /// # Errors
     /// When the kernel refuses.
     pub(crate) fn open(to: IpAddr, protocol: Protocol) -> anyhow::Result<Self> {
+        Self::open_from(None, to, protocol)
+    }
+
+    /// Opens it to send from one of the namespace's addresses.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn open_from(from: Option<IpAddr>, to: IpAddr, protocol: Protocol) -> anyhow::Result<Self> {
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = socket(family, SocketType::RAW, Some(protocol)).context("no raw socket")?;
+        if let Some(from) = from {
+            bind(&socket, &SocketAddr::new(from, 0)).with_context(|| format!("cannot bind to {from}"))?;
+        }
         Ok(Self { socket, to })
     }
 
@@ -46,9 +56,19 @@ impl Raw {
     }
 }
 
-/// An echo request. Of ICMPv6 the kernel makes the checksum.
+/// An echo request.
 pub(crate) fn echo_request(to: IpAddr, id: u16) -> Vec<u8> {
-    let mut packet = vec![if to.is_ipv4() { 8 } else { 128 }, 0, 0, 0];
+    echo(to, id, if to.is_ipv4() { 8 } else { 128 })
+}
+
+/// The reply to an echo request, asked for or not.
+pub(crate) fn echo_reply(to: IpAddr, id: u16) -> Vec<u8> {
+    echo(to, id, if to.is_ipv4() { 0 } else { 129 })
+}
+
+/// Of ICMPv6 the kernel makes the checksum.
+fn echo(to: IpAddr, id: u16, kind: u8) -> Vec<u8> {
+    let mut packet = vec![kind, 0, 0, 0];
     packet.extend(id.to_be_bytes());
     packet.extend([0, 1]);
     if to.is_ipv4() {
@@ -60,9 +80,7 @@ pub(crate) fn echo_request(to: IpAddr, id: u16) -> Vec<u8> {
 
 /// An SCTP packet with an INIT chunk.
 pub(crate) fn sctp_init(from_port: u16, to_port: u16) -> Vec<u8> {
-    let mut packet = Vec::new();
-    packet.extend(from_port.to_be_bytes());
-    packet.extend(to_port.to_be_bytes());
+    let mut packet = ports(from_port, to_port);
     packet.extend([0; 8]); // verification tag 0, checksum
     packet.extend([SCTP_INIT, 0, 0, 20]);
     packet.extend(1_u32.to_be_bytes()); // initiate tag
@@ -74,26 +92,42 @@ pub(crate) fn sctp_init(from_port: u16, to_port: u16) -> Vec<u8> {
     packet
 }
 
-/// A TCP packet without payload, from the client to `to`; `flags` as in the header.
-pub(crate) fn tcp(to: IpAddr, from_port: u16, to_port: u16, flags: u8) -> Vec<u8> {
-    let mut packet = Vec::new();
-    packet.extend(from_port.to_be_bytes());
-    packet.extend(to_port.to_be_bytes());
-    packet.extend(1_u32.to_be_bytes());
-    packet.extend(if flags & 0x10 == 0 { 0_u32 } else { 1 }.to_be_bytes());
+/// A TCP packet without payload; `flags` as in the header.
+pub(crate) fn tcp(from: IpAddr, to: IpAddr, from_port: u16, to_port: u16, flags: u8) -> Vec<u8> {
+    let mut packet = ports(from_port, to_port);
+    packet.extend([0, 0, 0, 1, 0, 0, 0, 0]);
     packet.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
-    let mut pseudo = Vec::new();
-    for address in [client_for(to), to] {
-        match address {
-            IpAddr::V4(address) => pseudo.extend(address.octets()),
-            IpAddr::V6(address) => pseudo.extend(address.octets()),
-        }
-    }
-    pseudo.extend([0, TCP_PROTOCOL, 0, 20]);
-    pseudo.extend(&packet);
-    let sum = internet_checksum(&pseudo);
+    let sum = transport_checksum(from, to, TCP_PROTOCOL, &packet);
     packet[16..18].copy_from_slice(&sum.to_be_bytes());
     packet
+}
+
+/// A UDP datagram without payload.
+pub(crate) fn udp(from: IpAddr, to: IpAddr, from_port: u16, to_port: u16) -> Vec<u8> {
+    let mut packet = ports(from_port, to_port);
+    packet.extend([0, 8, 0, 0]);
+    let sum = transport_checksum(from, to, UDP_PROTOCOL, &packet);
+    packet[6..8].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+fn ports(from: u16, to: u16) -> Vec<u8> {
+    [from.to_be_bytes(), to.to_be_bytes()].concat()
+}
+
+/// The checksum over the packet and what it takes from the IP header.
+fn transport_checksum(from: IpAddr, to: IpAddr, protocol: u8, packet: &[u8]) -> u16 {
+    let mut bytes = Vec::new();
+    for address in [from, to] {
+        match address {
+            IpAddr::V4(address) => bytes.extend(address.octets()),
+            IpAddr::V6(address) => bytes.extend(address.octets()),
+        }
+    }
+    bytes.extend([0, protocol]);
+    bytes.extend((packet.len() as u16).to_be_bytes());
+    bytes.extend(packet);
+    internet_checksum(&bytes)
 }
 
 /// RFC 1071, of an even number of bytes.
@@ -124,6 +158,7 @@ mod tests {
         let to = IpAddr::from([10, 0, 2, 2]);
         assert_eq!(echo_request(to, 7).len(), 8);
         assert_eq!(sctp_init(1, 2).len(), 32);
-        assert_eq!(tcp(to, 1, 2, 2).len(), 20);
+        assert_eq!(tcp(to, to, 1, 2, 2).len(), 20);
+        assert_eq!(udp(to, to, 1, 2).len(), 8);
     }
 }

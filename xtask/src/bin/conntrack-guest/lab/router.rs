@@ -12,8 +12,9 @@ use super::nft;
 pub(crate) const CLIENT4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
 /// The client's IPv6 address.
 pub(crate) const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2);
-/// The router's address towards the client.
-pub(crate) const GATEWAY4: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+/// The addresses of another host on the client's network, which is the client too.
+pub(crate) const NEIGHBOURS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 0, 1, 3)), IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 3))];
 /// The server's addresses.
 pub(crate) const SERVER4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// The server's IPv6 address.
@@ -29,6 +30,9 @@ const UNTRACKED_SCRAPES: &str = "table inet scrapes { \
 /// All that leaves for the server is masqueraded.
 const MASQUERADE: &str = "table inet nat { chain out { type nat hook postrouting priority 100; \
     oifname \"server\" masquerade; }; }";
+
+const NEIGHBOUR: &str =
+    "address add 10.0.1.3/24 dev uplink\naddress add fd00:1::3/64 dev uplink nodad preferred_lft 0\n";
 
 /// Where the router's table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +74,7 @@ impl Lab {
              link add server address 02:00:00:00:02:01 type veth \
              peer name uplink address 02:00:00:00:02:02 netns server\n";
         batch(&router, &format!("{wires}{}{}", side("client", 1, 1), side("server", 2, 1)))?;
-        batch(&client, &format!("{}{}", side("uplink", 1, 2), gateway(1)))?;
+        batch(&client, &format!("{}{}{NEIGHBOUR}", side("uplink", 1, 2), gateway(1)))?;
         batch(&server, &format!("{}{}", side("uplink", 2, 2), gateway(2)))?;
         router.run(|| {
             for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
