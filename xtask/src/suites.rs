@@ -25,6 +25,7 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("refusals", SMOKE),
     suite("forwarded", SMOKE),
     suite("forwarded-node", FULL),
+    suite("owners", FULL),
     suite("protocols", FULL),
     suite("evictions", FULL),
     suite("resets", FULL),

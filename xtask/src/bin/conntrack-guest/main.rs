@@ -6,6 +6,7 @@ mod evictions;
 mod forwarded;
 mod gc;
 mod lab;
+mod owners;
 mod protocols;
 mod refusals;
 mod resets;
@@ -22,6 +23,7 @@ const COMMANDS: &[Command] = &[
     ("demo", refusals::demo),
     ("forwarded", forwarded::test),
     ("forwarded-node", forwarded::on_the_node),
+    ("owners", owners::test),
     ("protocols", protocols::test),
     ("evictions", evictions::test),
     ("gc", gc::test),
