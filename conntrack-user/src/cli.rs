@@ -12,6 +12,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// Where the system is, and how to probe it.
+    #[command(flatten)]
+    pub common: CommonArgs,
 }
 
 /// The subcommands.
@@ -44,9 +47,6 @@ pub struct RunArgs {
     /// Pods and cgroups that get metrics of their own; the rest is summed as `_other`
     #[arg(long = "max-pods", env = "CONNTRACK_PRESSURE_MAX_PODS", value_name = "N", default_value_t = 128)]
     pub max_pods: usize,
-    /// Where the system is, and how to probe it.
-    #[command(flatten)]
-    pub common: CommonArgs,
 }
 
 /// Flags of `doctor`.
@@ -55,9 +55,6 @@ pub struct DoctorArgs {
     /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputArg,
-    /// Where the system is, and how to probe it.
-    #[command(flatten)]
-    pub common: CommonArgs,
 }
 
 /// Flags of `check`.
@@ -69,9 +66,6 @@ pub struct CheckArgs {
     /// Fill from which it is critical, as a ratio of the limit
     #[arg(long, env = "CONNTRACK_PRESSURE_CHECK_CRITICAL", value_name = "RATIO", default_value_t = 0.9)]
     pub critical: f64,
-    /// Where the system is, and how to probe it.
-    #[command(flatten)]
-    pub common: CommonArgs,
 }
 
 /// Flags of `snapshot`.
@@ -80,17 +74,15 @@ pub struct SnapshotArgs {
     /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "json")]
     pub output: SnapshotOutputArg,
-    /// Where the system is, and how to probe it.
-    #[command(flatten)]
-    pub common: CommonArgs,
 }
 
-/// Flags of every subcommand.
+/// Flags of every subcommand, before its name or after.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "System")]
 pub struct CommonArgs {
     /// Where procfs is mounted
     #[arg(
+        global = true,
         long = "path.procfs",
         env = "CONNTRACK_PRESSURE_PATH_PROCFS",
         value_name = "DIR",
@@ -99,6 +91,7 @@ pub struct CommonArgs {
     pub procfs: PathBuf,
     /// Where sysfs is mounted
     #[arg(
+        global = true,
         long = "path.sysfs",
         env = "CONNTRACK_PRESSURE_PATH_SYSFS",
         value_name = "DIR",
@@ -106,10 +99,16 @@ pub struct CommonArgs {
     )]
     pub sysfs: PathBuf,
     /// Where the cgroup hierarchy is mounted [default: fs/cgroup below --path.sysfs]
-    #[arg(long = "path.cgroupfs", env = "CONNTRACK_PRESSURE_PATH_CGROUPFS", value_name = "DIR")]
+    #[arg(
+        global = true,
+        long = "path.cgroupfs",
+        env = "CONNTRACK_PRESSURE_PATH_CGROUPFS",
+        value_name = "DIR"
+    )]
     pub cgroupfs: Option<PathBuf>,
     /// Where the kubelet keeps pod logs, whose names tell pods' names; need not exist
     #[arg(
+        global = true,
         long = "path.podlogs",
         env = "CONNTRACK_PRESSURE_PATH_PODLOGS",
         value_name = "DIR",
@@ -118,6 +117,7 @@ pub struct CommonArgs {
     pub podlogs: PathBuf,
     /// How to attach to conntrack: the best this kernel allows, or only by this mechanism; `none` does without
     #[arg(
+        global = true,
         long = "probe.mechanism",
         env = "CONNTRACK_PRESSURE_PROBE_MECHANISM",
         value_name = "MECHANISM",
@@ -125,7 +125,7 @@ pub struct CommonArgs {
     )]
     pub mechanism: MechanismArg,
     /// Treat this probe as refused by the kernel; repeatable, for tests
-    #[arg(long = "test.refuse-probe", value_name = "NAME", hide = true)]
+    #[arg(global = true, long = "test.refuse-probe", value_name = "NAME", hide = true)]
     pub refuse_probe: Vec<String>,
 }
 

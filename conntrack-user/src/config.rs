@@ -77,16 +77,13 @@ impl Config {
     /// # Errors
     /// One line naming the flag.
     pub fn new(cli: Cli) -> anyhow::Result<Self> {
-        let (common, action) = match cli.command {
-            Command::Run(args) => {
-                let run = run(&args)?;
-                (args.common, Action::Run(run))
-            }
-            Command::Doctor(args) => (args.common, Action::Doctor { json: args.output == OutputArg::Json }),
-            Command::Check(args) => (args.common, Action::Check(thresholds(args.warning, args.critical)?)),
-            Command::Snapshot(args) => (args.common, Action::Snapshot),
+        let action = match cli.command {
+            Command::Run(args) => Action::Run(run(&args)?),
+            Command::Doctor(args) => Action::Doctor { json: args.output == OutputArg::Json },
+            Command::Check(args) => Action::Check(thresholds(args.warning, args.critical)?),
+            Command::Snapshot(_) => Action::Snapshot,
         };
-        Ok(Self { system: system(common), action })
+        Ok(Self { system: system(cli.common), action })
     }
 }
 
@@ -178,6 +175,8 @@ mod tests {
         let system = config(&["run", "--path.sysfs", "/host/sys"]).unwrap().system;
         assert_eq!(system.cgroupfs, Path::new("/host/sys/fs/cgroup"));
         assert_eq!(system.mechanism, MechanismArg::Auto);
+        let before = config(&["--path.sysfs", "/host/sys", "run"]).unwrap().system;
+        assert_eq!(before, system, "before the subcommand or after");
         let thresholds = Thresholds { warning: 0.75, critical: 0.9 };
         assert_eq!(config(&["check"]).unwrap().action, Action::Check(thresholds));
     }

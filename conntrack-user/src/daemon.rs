@@ -11,14 +11,13 @@ use conntrack_common::{Counter, Event, EventKind};
 use crate::aggregate::books::{Books, Reading};
 use crate::aggregate::gaps::{Gap, GapState, gaps};
 use crate::aggregate::snapshot::{ProbeState, Snapshot};
-use crate::attribute::cgroup_tree::{CgroupTree, find_mount};
 use crate::attribute::decode::{ClockOffset, flows, source_flow, token_evidence};
-use crate::attribute::discover::{FoundNamespace, read_facts};
-use crate::attribute::index::{Attribution, Inputs, OwnerIndex, Query};
+use crate::attribute::index::{Attribution, OwnerIndex, Query};
 use crate::attribute::ledger::Ledger;
 use crate::attribute::observed::Observed;
 use crate::attribute::owner::{Evidence, Owner};
-use crate::attribute::{pods, resets};
+use crate::attribute::resets;
+use crate::attribute::survey::Survey;
 use crate::command::check;
 use crate::config::System;
 use crate::drain::counters::Counters;
@@ -27,7 +26,7 @@ use crate::drain::netns::{Namespace, Scan};
 use crate::drain::netns_enter::in_namespace;
 use crate::drain::sources::{Sources, Withheld};
 use crate::drain::surroundings::Surroundings;
-use crate::drain::{ctnetlink, netns, presence, rtnetlink};
+use crate::drain::{ctnetlink, netns, presence};
 use crate::export::log::Logger;
 use crate::export::log_event;
 use crate::export::view::{Later, OwnerCounts, SnapshotSource, View};
@@ -48,6 +47,8 @@ pub struct Daemon {
     sources: Mutex<Option<Sources>>,
     books: Mutex<Books>,
     owners: Mutex<Owners>,
+    /// What makes the index of owners, and whether the last one was made from everything.
+    survey: Mutex<(Survey, bool)>,
     around: Mutex<Option<(Instant, Surroundings)>>,
     /// Of probes that could not be loaded.
     unloaded: Vec<ProbeState>,
@@ -60,7 +61,6 @@ pub struct Daemon {
 struct Owners {
     index: Option<OwnerIndex>,
     host: Option<u32>,
-    known: Vec<u32>,
     ledger: Ledger,
 }
 
@@ -138,6 +138,7 @@ impl Daemon {
             sources: Mutex::new(sources),
             books: Mutex::default(),
             owners: Mutex::default(),
+            survey: Mutex::default(),
             around: Mutex::default(),
             unloaded,
             latest: Mutex::default(),
@@ -226,6 +227,9 @@ impl Daemon {
             ifindex: (event.flags & FLAG_IFINDEX != 0).then_some(event.ifindex),
         };
         let found = owners.resolve(&query);
+        let device = query
+            .ifindex
+            .and_then(|ifindex| owners.index.as_ref()?.device(event.netns, ifindex).map(str::to_owned));
         let host = owners.host == Some(event.netns);
         let table = owners.table(event.netns);
         owners.ledger.lost(kind, table, &found.owner, 1);
@@ -239,7 +243,7 @@ impl Daemon {
             host,
             orig,
             reply,
-            device: None,
+            device,
             owner: found.owner,
             evidence: found.evidence,
             responder: found.responder,
@@ -265,7 +269,7 @@ impl Daemon {
         if snapshot.conntrack_loaded {
             self.read_tables(&namespaces, &mut snapshot);
         }
-        self.index(&namespaces);
+        self.index(&namespaces, &mut snapshot);
         snapshot.honesty.log_events_lost = self.log.lost();
         let mut owners = lock(&self.owners);
         if let Some(sources) = lock(&self.sources).as_mut() {
@@ -356,36 +360,17 @@ impl Daemon {
         }
     }
 
-    /// Makes the index of owners anew when namespaces came or went.
-    fn index(&self, namespaces: &[Namespace]) {
-        let known: Vec<u32> = namespaces.iter().map(|n| n.inum).collect();
-        if lock(&self.owners).index.is_some() && lock(&self.owners).known == known {
-            return;
+    /// Makes the index of owners anew when something changed that tells them.
+    fn index(&self, namespaces: &[Namespace], snapshot: &mut Snapshot) {
+        let mut survey = lock(&self.survey);
+        let found = survey.0.index(&self.system, namespaces, Instant::now());
+        if let Some(found) = found {
+            survey.1 = found.complete;
+            let mut owners = lock(&self.owners);
+            owners.host = namespaces.iter().find(|n| n.host).map(|n| n.inum);
+            owners.index = Some(found.index);
         }
-        let facts = namespaces.iter().map(|n| {
-            let addresses = in_namespace(&n.path, n.inum, rtnetlink::addresses).ok().and_then(Result::ok);
-            read_facts(
-                &self.system.procfs,
-                FoundNamespace {
-                    netns: n.inum,
-                    host: n.host,
-                    pids: n.pids.clone(),
-                    addresses: addresses.unwrap_or_default(),
-                },
-            )
-        });
-        let mountinfo = std::fs::read(self.system.procfs.join("self/mountinfo")).unwrap_or_default();
-        let tree = find_mount(&mountinfo).map(|mount| Mutex::new(CgroupTree::new(mount)));
-        let index = OwnerIndex::new(Inputs {
-            namespaces: facts.collect(),
-            pods: pods::read(&self.system.podlogs).unwrap_or_default(),
-            peers: Default::default(),
-            cgroup: Box::new(move |id| lock(tree.as_ref()?).lookup(id, Instant::now()).map(<[u8]>::to_vec)),
-        });
-        let mut owners = lock(&self.owners);
-        owners.host = namespaces.iter().find(|n| n.host).map(|n| n.inum);
-        owners.known = known;
-        owners.index = Some(index);
+        snapshot.honesty.collectors.insert("owners", survey.1);
     }
 }
 

@@ -53,8 +53,11 @@ enum Cmd {
         /// Only this kernel; may be given more than once.
         #[arg(long, value_name = "KERNEL")]
         kernel: Vec<String>,
+        /// Only this guest test; may be given more than once.
+        #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(crate::suites::SUITES.iter().map(|s| s.name)))]
+        suite: Vec<String>,
         /// Only say whether the report is of these sources (exit status 1: it is not).
-        #[arg(long, conflicts_with = "kernel")]
+        #[arg(long, conflicts_with_all = ["kernel", "suite"])]
         check: bool,
     },
     /// Shows in a guest how a small table overruns, and what the daemon makes of it.
@@ -124,7 +127,7 @@ impl Cli {
             Cmd::Run { consent, args } => daemon::run(&args, consent.yes),
             Cmd::Test { consent, quick } => test::test(consent.yes, quick),
             Cmd::Matrix { check: true, .. } => test::check_matrix(),
-            Cmd::Matrix { consent, kernel, .. } => test::matrix(&kernel, consent.yes),
+            Cmd::Matrix { consent, kernel, suite, .. } => test::matrix(&kernel, &suite, consent.yes),
             Cmd::Demo { consent, kernel } => daemon::demo(&kernel, consent.yes),
             Cmd::Lint { consent } => {
                 setup::ensure(false, consent.yes)?;

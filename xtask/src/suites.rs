@@ -27,12 +27,17 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("forwarded", &["forwarded"], SMOKE),
     suite("forwarded by kprobe", &["forwarded", "--mechanism", "kprobe"], FULL),
     suite("forwarded-node", &["forwarded-node"], FULL),
+    suite("owners", &["owners"], FULL),
     suite("protocols", &["protocols"], FULL),
     suite("protocols by kprobe", &["protocols", "--mechanism", "kprobe"], FULL),
     suite("evictions", &["evictions"], FULL),
     suite("evictions by kprobe", &["evictions", "--mechanism", "kprobe"], FULL),
     suite("resets", &["resets"], FULL),
     suite("resets by kprobe", &["resets", "--mechanism", "kprobe"], FULL),
+    suite("races", &["races"], FULL),
+    suite("races by kprobe", &["races", "--mechanism", "kprobe"], FULL),
+    suite("churn", &["churn"], FULL),
+    suite("churn by kprobe", &["churn", "--mechanism", "kprobe"], FULL),
 ];
 
 /// The suite whose figures say what attached: docs/kernels.md is made from them.

@@ -78,23 +78,24 @@ pub(crate) fn test(yes: bool, quick: bool) -> Result<ExitCode> {
     Ok(tally.end())
 }
 
-/// Runs every guest test on these kernels (all, when none is named) and writes the report.
+/// Runs the guest tests named on the kernels named (all, when none is) and, when that was all of both, writes
+/// the report.
 ///
 /// # Errors
 /// When setting up is refused, the programs do not build, or the report cannot be written.
-pub(crate) fn matrix(kernels: &[String], yes: bool) -> Result<ExitCode> {
+pub(crate) fn matrix(kernels: &[String], only: &[String], yes: bool) -> Result<ExitCode> {
     setup::ensure(true, yes)?;
     let workspace = build::workspace()?;
     let source_hash = report::source_hash(&workspace)?;
     let programs = build::guest_programs()?;
     let all = KERNELS.map(str::to_owned).to_vec();
-    let whole = kernels.is_empty();
-    let kernels = if whole { &all } else { kernels };
+    let whole = kernels.is_empty() && only.is_empty();
+    let kernels = if kernels.is_empty() { &all } else { kernels };
     let mut tally = Tally::default();
     let mut report = Report { date: date()?, source_hash, kernels: Vec::new(), rows: Vec::new() };
     for kernel in kernels {
         let mut got = None;
-        for suite in SUITES {
+        for suite in SUITES.iter().filter(|s| only.is_empty() || only.iter().any(|o| o == s.name)) {
             let name = format!("{} on {kernel}", suite.name);
             println!("== {name}");
             let (row, booted) = suites::run(suite, kernel, &programs);
@@ -111,7 +112,7 @@ pub(crate) fn matrix(kernels: &[String], yes: bool) -> Result<ExitCode> {
         fs::write(&path, report.markdown()).with_context(|| format!("cannot write {}", path.display()))?;
         println!("written: {}", report::PATH);
     } else {
-        println!("{}\nnot written to {}: only some kernels", report.markdown(), report::PATH);
+        println!("{}\nnot written to {}: only some kernels or tests", report.markdown(), report::PATH);
     }
     Ok(tally.end())
 }

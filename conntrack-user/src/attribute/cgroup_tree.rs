@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Directories one walk looks at.
@@ -25,15 +25,19 @@ pub struct CgroupMount {
     pub root: Vec<u8>,
 }
 
-/// The cgroup2 mount that shows most of the hierarchy, from the text of `/proc/self/mountinfo`. On hybrid
-/// hosts that is usually `/sys/fs/cgroup/unified`. None: not mounted.
+/// The cgroup2 mount that shows most of the hierarchy, from the text of `/proc/self/mountinfo`; of those that
+/// show all of it, one at or below `place`. On hybrid hosts that is usually `/sys/fs/cgroup/unified`. None: not
+/// mounted.
 #[must_use]
-pub fn find_mount(mountinfo: &[u8]) -> Option<CgroupMount> {
+pub fn find_mount(mountinfo: &[u8], place: &Path) -> Option<CgroupMount> {
     let mounts = mountinfo.split(|&byte| byte == b'\n').filter_map(parse_mount);
     // The whole before a part of it. A root of `/..` lies above our cgroup namespace, the more of them the
     // higher; a longer path lies lower.
     mounts
-        .min_by_key(|(ups, mount)| (!mount.root.is_empty(), std::cmp::Reverse(*ups), mount.root.len()))
+        .min_by_key(|(ups, mount)| {
+            let elsewhere = !mount.mount_point.starts_with(place);
+            (!mount.root.is_empty(), std::cmp::Reverse(*ups), mount.root.len(), elsewhere)
+        })
         .map(|(_, mount)| mount)
 }
 
@@ -171,7 +175,7 @@ mod tests {
         41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
 
     fn found(text: &str) -> Option<(String, String)> {
-        find_mount(text.as_bytes())
+        find_mount(text.as_bytes(), Path::new("/sys/fs/cgroup"))
             .map(|m| (m.mount_point.to_str().unwrap().to_owned(), String::from_utf8(m.root).unwrap()))
     }
 
@@ -193,6 +197,14 @@ mod tests {
         assert_eq!(found(&format!("{V2}{own}{host}")), expected);
         let sibling = "42 23 0:26 /../../sibling /mnt ro - cgroup2 cgroup rw\n";
         assert_eq!(found(&format!("{sibling}{V2}")), Some(("/sys/fs/cgroup".to_owned(), String::new())));
+    }
+
+    #[test]
+    fn of_two_that_show_all_takes_the_one_it_was_told() {
+        let two = format!("50 23 0:26 / /other rw - cgroup2 cgroup rw\n{V2}");
+        assert_eq!(found(&two), Some(("/sys/fs/cgroup".to_owned(), String::new())));
+        let other = find_mount(two.as_bytes(), Path::new("/other")).unwrap();
+        assert_eq!(other.mount_point, Path::new("/other"));
     }
 
     #[test]
@@ -230,7 +242,9 @@ mod tests {
 
     #[test]
     fn reads_the_tree_of_this_host() {
-        let Some(mount) = find_mount(&std::fs::read("/proc/self/mountinfo").unwrap()) else { return };
+        let Some(mount) = find_mount(&std::fs::read("/proc/self/mountinfo").unwrap(), Path::new("/")) else {
+            return;
+        };
         let mut tree = CgroupTree::new(mount.clone());
         let root = std::fs::metadata(&mount.mount_point).unwrap().ino();
         assert!(tree.lookup(root, Instant::now()).is_some());

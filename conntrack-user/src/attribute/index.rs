@@ -37,6 +37,10 @@ pub struct Inputs {
     pub pods: Vec<PodName>,
     /// Device index in the host's namespace → inode of the namespace where the other end of the veth is.
     pub peers: HashMap<u32, u32>,
+    /// Names of the host's devices, by index.
+    pub devices: HashMap<u32, String>,
+    /// Were the addresses of every namespace read? If not, none can be said to be elsewhere.
+    pub complete: bool,
     /// Path of a cgroup by id.
     pub cgroup: CgroupLookup,
 }
@@ -72,9 +76,10 @@ pub struct OwnerIndex {
     host: Option<u32>,
     namespaces: HashMap<u32, Owner>,
     addresses: LocalAddresses,
-    /// Were the host's own addresses read? Without them nothing can be said to be elsewhere.
-    host_addresses_known: bool,
+    /// Were all addresses read, the host's among them? Without them nothing can be said to be elsewhere.
+    addresses_known: bool,
     peers: HashMap<u32, u32>,
+    devices: HashMap<u32, String>,
     names: PodNames,
     cgroup: CgroupLookup,
 }
@@ -88,15 +93,16 @@ impl OwnerIndex {
             host: None,
             namespaces: HashMap::new(),
             addresses: LocalAddresses::default(),
-            host_addresses_known: false,
+            addresses_known: false,
             peers: inputs.peers,
+            devices: inputs.devices,
             names,
             cgroup: inputs.cgroup,
         };
         for namespace in inputs.namespaces {
             let owner = if namespace.host {
                 index.host = Some(namespace.netns);
-                index.host_addresses_known = !namespace.addresses.is_empty();
+                index.addresses_known = inputs.complete && !namespace.addresses.is_empty();
                 Owner::Host
             } else {
                 owner_of_processes(&namespace.cgroups, &index.names)
@@ -113,6 +119,12 @@ impl OwnerIndex {
     #[must_use]
     pub fn owner_of_netns(&self, netns: u32) -> Owner {
         self.namespaces.get(&netns).cloned().unwrap_or(Owner::Unknown)
+    }
+
+    /// Name of a device. None: not known, or not of the host's namespace.
+    #[must_use]
+    pub fn device(&self, netns: u32, ifindex: u32) -> Option<&str> {
+        self.devices.get(&ifindex).filter(|_| self.host == Some(netns)).map(String::as_str)
     }
 
     /// Whose it is, by the first evidence that proves an owner.
@@ -165,7 +177,7 @@ impl OwnerIndex {
         }
         match self.addresses.place(source) {
             Place::Local(owner) => Some(owner.clone()),
-            Place::Elsewhere if self.host_addresses_known => Some(Owner::External),
+            Place::Elsewhere if self.addresses_known => Some(Owner::External),
             Place::Elsewhere | Place::Ambiguous => None,
         }
     }

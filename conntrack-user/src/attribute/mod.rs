@@ -14,3 +14,4 @@ pub mod pod_uid;
 pub mod pods;
 pub mod proc_cgroup;
 pub mod resets;
+pub mod survey;

@@ -1,7 +1,11 @@
 //! Addresses and devices of the namespace the thread is in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use netlink_packet_core::{NlaBuffer, Parseable};
 use netlink_packet_route::address::{AddressAttribute, AddressMessageBuffer};
@@ -16,6 +20,11 @@ const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 
+const RTM_NEWNSID: u16 = 88;
+const RTM_GETNSID: u16 = 90;
+
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFLA_IFNAME: u16 = 3;
@@ -29,7 +38,7 @@ const EVERYTHING: [u8; 16] = [0; 16];
 const IFADDRMSG: usize = 8;
 
 /// A network device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Link {
     /// Its index in this namespace.
     pub index: u32,
@@ -56,6 +65,49 @@ pub fn addresses() -> Result<Vec<IpAddr>, Error> {
         Ok(())
     })?;
     Ok(found.into_iter().collect())
+}
+
+/// The ids by which the current namespace calls others: id → inode. Of `others` (inode and path), those that
+/// it has no id for, and those that are gone or another namespace by now, are left out. The kernel gives ids
+/// when a device that leads elsewhere is listed: ask for [`links`] first.
+///
+/// # Errors
+/// Any [`Error`] but that the kernel refused a single one.
+pub fn namespace_ids<'a>(others: impl Iterator<Item = (u32, &'a Path)>) -> Result<HashMap<i32, u32>, Error> {
+    let mut connection = Connection::open(NETLINK_ROUTE)?;
+    let mut found = HashMap::new();
+    for (inum, path) in others {
+        // Open for as long as the question takes: a descriptor would keep the namespace alive.
+        let Ok(file) = File::open(path) else { continue };
+        if file.metadata().is_ok_and(|metadata| metadata.ino() == u64::from(inum)) {
+            let asked = connection.ask(RTM_GETNSID, 0, &nsid_question(&file), |message| {
+                if message.kind == RTM_NEWNSID {
+                    found.extend(parse_nsid(message.payload).map(|id| (id, inum)));
+                }
+                Ok(())
+            });
+            match asked {
+                Ok(_) | Err(Error::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// `struct rtgenmsg`, padded, and the attribute NETNSA_FD.
+fn nsid_question(namespace: &File) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[4..6].copy_from_slice(&8_u16.to_ne_bytes());
+    bytes[6..8].copy_from_slice(&NETNSA_FD.to_ne_bytes());
+    bytes[8..].copy_from_slice(&namespace.as_raw_fd().to_ne_bytes());
+    bytes
+}
+
+/// The id in an RTM_NEWNSID. None: none is assigned.
+fn parse_nsid(payload: &[u8]) -> Option<i32> {
+    let id = Attributes::new(payload.get(4..)?).find(NETNSA_NSID).and_then(ne32)?;
+    Some(id.cast_signed()).filter(|id| *id >= 0)
 }
 
 /// Every device of the current namespace.
@@ -161,6 +213,17 @@ mod tests {
             kind: Some("veth".into()),
         };
         assert_eq!(parse_link(&payload).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_id_that_is_not_assigned_is_none() {
+        let answer = |id: i32| {
+            let mut payload = vec![0; 4];
+            put(&mut payload, NETNSA_NSID, &id.to_ne_bytes());
+            parse_nsid(&payload)
+        };
+        assert_eq!((answer(0), answer(7), answer(-1)), (Some(0), Some(7), None));
+        assert_eq!((parse_nsid(&[]), parse_nsid(&[0; 4])), (None, None));
     }
 
     #[test]

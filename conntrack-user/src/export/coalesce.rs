@@ -1,6 +1,7 @@
 //! Many scrapes at once, one reading.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -9,18 +10,35 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub struct Coalesce<T> {
     last: Mutex<Option<(Instant, T)>>,
+    callers: AtomicUsize,
+}
+
+/// Counts a caller out, however its call ends.
+struct Caller<'a>(&'a AtomicUsize);
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl<T> Default for Coalesce<T> {
     fn default() -> Self {
-        Self { last: Mutex::new(None) }
+        Self { last: Mutex::new(None), callers: AtomicUsize::new(0) }
     }
 }
 
 impl<T: Clone> Coalesce<T> {
+    /// How many have asked and are not answered yet.
+    pub fn callers(&self) -> usize {
+        self.callers.load(Ordering::SeqCst)
+    }
+
     /// The result of `make`, or of another caller's that began since this call.
     pub async fn get<F: Future<Output = T>>(&self, make: impl FnOnce() -> F) -> T {
         let asked = Instant::now();
+        self.callers.fetch_add(1, Ordering::SeqCst);
+        let _caller = Caller(&self.callers);
         let mut last = self.last.lock().await;
         if let Some((began, value)) = last.as_ref()
             && *began > asked
@@ -62,8 +80,8 @@ mod tests {
         while made.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
-        // Let the others queue up behind the first.
-        for _ in 0..100 {
+        // The others queue up behind the first.
+        while shared.callers() < 50 {
             tokio::task::yield_now().await;
         }
         gate.add_permits(50);
@@ -74,5 +92,6 @@ mod tests {
         assert_eq!(results.iter().filter(|n| **n == 1).count(), 1, "only who began the first has it");
         assert_eq!(made.load(Ordering::SeqCst), 2);
         assert_eq!(shared.get(|| async { 99 }).await, 99, "a later one reads anew");
+        assert_eq!(shared.callers(), 0);
     }
 }

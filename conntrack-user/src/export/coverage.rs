@@ -42,7 +42,8 @@ impl Coverage {
     #[must_use]
     pub fn of(probes: &[ProbeState]) -> Self {
         let mut names: BTreeSet<_> = probes.iter().filter(|p| attached(p)).map(|p| p.probe).collect();
-        if !(names.contains(ALLOC) && names.contains(EARLY_DROP)) {
+        // As the probes' plan has it: what infers is attached only where `alloc` is not.
+        if !names.contains(ALLOC) {
             names.insert(INFERRED_MODE);
         }
         Self(names)
@@ -98,15 +99,18 @@ mod tests {
     #[test]
     fn one_refused_probe_takes_away_what_needs_it_only() {
         let mut snapshot = fixture::snapshot();
-        assert_eq!(mode(&snapshot), "full");
-        for p in &mut snapshot.probes {
-            if p.probe == EARLY_DROP {
+        let refuse = |snapshot: &mut Snapshot, name| {
+            for p in snapshot.probes.iter_mut().filter(|p| p.probe == name) {
                 p.mechanism = NOT_ATTACHED;
             }
-        }
-        assert_eq!(mode(&snapshot), "inferred");
+        };
+        assert_eq!(mode(&snapshot), "full");
+        refuse(&mut snapshot, EARLY_DROP);
+        assert_eq!(mode(&snapshot), "full", "alloc counts refusals, of both reasons together");
         let coverage = Coverage::of(&snapshot.probes);
         assert!(coverage.has(&[ALLOC]) && coverage.has(&[]));
         assert!(!coverage.has(&[ALLOC, EARLY_DROP]) && !coverage.has(&["no such probe"]));
+        refuse(&mut snapshot, ALLOC);
+        assert_eq!(mode(&snapshot), "inferred");
     }
 }

@@ -100,7 +100,7 @@ pub fn events_markdown() -> String {
 #[must_use]
 pub fn cli_markdown() -> String {
     let mut out = String::from(
-        "# Command line\n\nMade from the flags themselves; do not edit. `UPDATE_DOCS=1 cargo test -p conntrack-user --lib export` rewrites it.\n\nExit codes: 0 fine, 2 an error (bad flag, port taken, not root, unreadable /proc), of which one line says what to do. `check` has its own.\n",
+        "# Command line\n\nMade from the flags themselves; do not edit. `UPDATE_DOCS=1 cargo test -p conntrack-user --lib export` rewrites it.\n\nExit codes: 0 fine, 2 an error (bad flag, port taken, not root, unreadable /proc), of which one line says what to do. `check` has its own.\n\nThe flags under *System* are of every subcommand, before its name or after.\n",
     );
     let mut command = Cli::command().term_width(100).disable_help_subcommand(true);
     command.build();
@@ -112,7 +112,9 @@ pub fn cli_markdown() -> String {
     section(&mut command, "conntrack-pressure");
     for sub in command.get_subcommands_mut() {
         let name = sub.get_name().to_owned();
-        section(sub, &name);
+        // They are the same everywhere, and told above.
+        let mut own = sub.clone().mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg });
+        section(&mut own, &name);
     }
     out
 }

@@ -46,16 +46,23 @@ fn every_series_is_there_once_and_documented() {
 #[test]
 fn a_probe_that_is_not_attached_takes_its_counts_along() {
     let mut view = fixture::view();
-    for p in view.snapshot.probes.iter_mut().filter(|p| p.probe == coverage::EARLY_DROP) {
-        p.mechanism = coverage::NOT_ATTACHED;
-    }
+    let refuse = |view: &mut View, name| {
+        for p in view.snapshot.probes.iter_mut().filter(|p| p.probe == name) {
+            p.mechanism = coverage::NOT_ATTACHED;
+        }
+    };
+    refuse(&mut view, coverage::EARLY_DROP);
     let text = page(&view);
     assert!(!text.contains("conntrack_table_full_drops_total"));
     assert!(!text.contains("cause=\"early_drop\""));
     assert!(text.contains("cause=\"gc\"") && text.contains("conntrack_inserts_total{"));
     let host = "table=\"host\",namespace=\"\",pod=\"\",netns=\"\"}";
-    assert_eq!(value(&text, &format!("conntrack_inferred_drops_total{{{host}")), Some(29.0));
+    assert!(!text.contains("conntrack_inferred_drops_total"), "nothing infers beside alloc: no 0 either");
     assert_eq!(value(&text, "conntrack_probe_attached{probe=\"early_drop\",mechanism=\"none\"}"), Some(0.0));
+    assert!(text.contains("mode=\"full\""));
+    refuse(&mut view, coverage::ALLOC);
+    let text = page(&view);
+    assert_eq!(value(&text, &format!("conntrack_inferred_drops_total{{{host}")), Some(29.0));
     assert!(text.contains("mode=\"inferred\""));
 }
 

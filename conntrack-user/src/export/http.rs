@@ -53,10 +53,17 @@ pub async fn bind(address: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-struct App<S> {
+/// What the answers are made from.
+pub(super) struct App<S> {
     source: S,
-    readings: Coalesce<Result<Arc<View>, String>>,
+    pub(super) readings: Coalesce<Result<Arc<View>, String>>,
     exporter: Mutex<Exporter>,
+}
+
+impl<S> App<S> {
+    pub(super) fn new(source: S, exporter: Exporter) -> Arc<Self> {
+        Arc::new(Self { source, readings: Coalesce::default(), exporter: Mutex::new(exporter) })
+    }
 }
 
 /// Serves until `stop` becomes true or its sender is dropped; answers under way are finished first.
@@ -64,9 +71,16 @@ pub async fn serve<S: SnapshotSource>(
     listener: TcpListener,
     source: S,
     exporter: Exporter,
+    stop: watch::Receiver<bool>,
+) {
+    serve_app(listener, App::new(source, exporter), stop).await;
+}
+
+pub(super) async fn serve_app<S: SnapshotSource>(
+    listener: TcpListener,
+    app: Arc<App<S>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let app = Arc::new(App { source, readings: Coalesce::default(), exporter: Mutex::new(exporter) });
     let service = TowerToHyperService::new(router(app));
     let (graceful, room) = (GracefulShutdown::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
     let mut builder = hyper::server::conn::http1::Builder::new();

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::exporter::Exporter;
@@ -20,15 +20,17 @@ struct Source {
     latest: Arc<Mutex<Option<Arc<View>>>>,
     age_s: Arc<AtomicU64>,
     broken: Arc<AtomicU32>,
-    /// How long a reading takes.
-    takes: Duration,
+    /// Where there is one, a reading ends with one of its permits.
+    gate: Option<Arc<Semaphore>>,
 }
 
 impl SnapshotSource for Source {
     fn refresh(&self) -> Later<'_, anyhow::Result<Arc<View>>> {
         Box::pin(async {
             self.refreshed.fetch_add(1, Ordering::SeqCst);
-            tokio::time::sleep(self.takes).await;
+            if let Some(gate) = &self.gate {
+                gate.acquire().await?.forget();
+            }
             anyhow::ensure!(self.broken.load(Ordering::SeqCst) == 0, "cannot read /proc: it is gone");
             let view = Arc::new(fixture::view());
             *self.latest.lock().unwrap() = Some(Arc::clone(&view));
@@ -44,11 +46,19 @@ impl SnapshotSource for Source {
 }
 
 async fn start(source: Source) -> (SocketAddr, watch::Sender<bool>, JoinHandle<()>) {
+    let (_, address, stop, server) = start_app(source).await;
+    (address, stop, server)
+}
+
+async fn start_app(
+    source: Source,
+) -> (Arc<http::App<Source>>, SocketAddr, watch::Sender<bool>, JoinHandle<()>) {
+    let app = http::App::new(source, Exporter::new(128, true));
     let listener = http::bind("127.0.0.1:0").await.unwrap();
     let address = http::address(&listener).unwrap();
     let (stop, stopped) = watch::channel(false);
-    let server = tokio::spawn(http::serve(listener, source, Exporter::new(128, true), stopped));
-    (address, stop, server)
+    let server = tokio::spawn(http::serve_app(listener, Arc::clone(&app), stopped));
+    (app, address, stop, server)
 }
 
 async fn ask(address: SocketAddr, request: &str) -> String {
@@ -110,14 +120,20 @@ async fn a_taken_port_is_one_clear_line() {
 
 #[tokio::test]
 async fn concurrent_scrapes_share_readings() {
-    let source = Source { takes: Duration::from_millis(200), ..Source::default() };
-    let (address, stop, _server) = start(source.clone()).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let source = Source { gate: Some(Arc::clone(&gate)), ..Source::default() };
+    let (app, address, stop, _server) = start_app(source.clone()).await;
     let scrapes: Vec<_> =
         (0..40).map(|_| tokio::spawn(async move { ask(address, "GET /metrics").await })).collect();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while app.readings.callers() < 40 {
+        assert!(Instant::now() < deadline, "{} of 40 scrapes arrived", app.readings.callers());
+        tokio::task::yield_now().await;
+    }
+    gate.add_permits(40);
     for scrape in scrapes {
         assert!(scrape.await.unwrap().starts_with("HTTP/1.1 200"));
     }
-    let readings = source.refreshed.load(Ordering::SeqCst);
-    assert!(readings < 20, "{readings} readings for 40 scrapes at once");
+    assert_eq!(source.refreshed.load(Ordering::SeqCst), 2, "the first's, and one for all who came during it");
     drop(stop);
 }

@@ -28,7 +28,7 @@ pub fn of(probe: &str) -> Option<Without> {
         ),
         EARLY_DROP => without(
             "refusals by a full table told apart from those by lack of memory, and evictions by early_drop singly",
-            "refusals inferred from kfree_skb while a table is at its limit; the kernel's drop and early_drop statistics",
+            "events of refusals without their reason; the kernel's drop and early_drop statistics",
         ),
         GC => nothing_instead(
             "evictions by the garbage collector under pressure, of which the kernel has no statistic",

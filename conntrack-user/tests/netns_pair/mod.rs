@@ -23,6 +23,7 @@ impl Netns {
     }
 
     /// Runs a command that this kernel may refuse; did it not?
+    #[allow(dead_code, reason = "not every file of tests uses it")]
     pub(crate) fn tries(&self, command: &[&str]) -> bool {
         output(&[&["ip", "netns", "exec", &self.0], command].concat()).status.success()
     }
@@ -36,7 +37,7 @@ impl Netns {
         u32::try_from(std::fs::metadata(self.path()).unwrap().ino()).unwrap()
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.0)
     }
 

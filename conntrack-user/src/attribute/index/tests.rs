@@ -65,6 +65,8 @@ fn inputs() -> Inputs {
         ],
         pods: vec![pod_name("cart", CART_UID), pod_name("web", WEB_UID), pod_name("proxy", PROXY_UID)],
         peers: HashMap::from([(5, CART), (6, WEB), (9, ROUTER)]),
+        devices: HashMap::from([(2, "eth0".to_owned()), (5, "vethcart".to_owned())]),
+        complete: true,
         cgroup: Box::new(|id| match id {
             1 => Some(b"/".to_vec()),
             2 => Some(b"/system.slice/sshd.service".to_vec()),
@@ -151,6 +153,8 @@ fn elsewhere() {
     blind.namespaces[0].addresses.clear();
     let query = Query { netns: HOST, orig: Some(&inbound), ..Query::default() };
     assert_eq!(OwnerIndex::new(blind).resolve(&query).owner, Owner::Unknown);
+    let partial = Inputs { complete: false, ..inputs() };
+    assert_eq!(OwnerIndex::new(partial).resolve(&query).owner, Owner::Unknown);
 }
 
 #[test]
@@ -194,6 +198,13 @@ fn the_responder_of_a_translated_service() {
     let direct = flow("10.244.0.5", "10.244.0.6");
     let found = index.resolve(&Query { netns: HOST, orig: Some(&direct), ..Query::default() });
     assert_eq!((found.owner, found.responder), (cart(), Some(web())));
+}
+
+#[test]
+fn devices_are_the_hosts() {
+    let index = OwnerIndex::new(inputs());
+    assert_eq!((index.device(HOST, 2), index.device(HOST, 77)), (Some("eth0"), None));
+    assert_eq!(index.device(CART, 2), None, "an index means another device there");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod evictions;
 mod forwarded;
 mod gc;
 mod lab;
+mod owners;
 mod protocols;
 mod races;
 mod refusals;
@@ -24,6 +25,7 @@ const COMMANDS: &[Command] = &[
     ("demo", refusals::demo),
     ("forwarded", forwarded::test),
     ("forwarded-node", forwarded::on_the_node),
+    ("owners", owners::test),
     ("protocols", protocols::test),
     ("evictions", evictions::test),
     ("gc", gc::test),

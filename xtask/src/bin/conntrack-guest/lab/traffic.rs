@@ -20,7 +20,7 @@ pub(crate) struct Connection {
     /// The end in the client's namespace.
     pub(crate) client: TcpStream,
     /// The end in the server's.
-    pub(crate) server: TcpStream,
+    pub(crate) _server: TcpStream,
 }
 
 /// Opens TCP connections and holds them.
