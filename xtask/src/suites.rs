@@ -20,12 +20,15 @@ pub(crate) struct Suite {
 }
 
 /// Every guest test. A new one is a new row.
-pub(crate) const SUITES: &[Suite] = &[Suite {
-    name: "refusals",
-    args: &["refusals"],
-    test_on: &["6.12", "5.10", "newest"],
-    timeout: Duration::from_secs(300),
-}];
+pub(crate) const SUITES: &[Suite] = &[
+    Suite {
+        name: "refusals",
+        args: &["refusals"],
+        test_on: &["6.12", "5.10", "newest"],
+        timeout: Duration::from_secs(300),
+    },
+    Suite { name: "events", args: &["events"], test_on: &["6.12"], timeout: Duration::from_secs(300) },
+];
 
 /// The kernels `matrix` runs on.
 pub(crate) const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "newest"];

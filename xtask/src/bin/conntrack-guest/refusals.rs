@@ -8,7 +8,8 @@ use anyhow::{Context as _, ensure};
 use crate::daemon::{Daemon, value};
 
 const LOG: &str = "/tmp/conntrack-pressure.log";
-const HOST: &str = "{table=\"host\",namespace=\"\",pod=\"\",netns=\"\"}";
+/// The labels of the host's table.
+pub(crate) const HOST: &str = "{table=\"host\",namespace=\"\",pod=\"\",netns=\"\"}";
 const LIMIT: u32 = 64;
 const WANTED: u64 = 10_000;
 /// `/proc/net/stat/nf_conntrack` and ctnetlink keep this per CPU; `conntrack -S` prints it so.
@@ -89,7 +90,8 @@ pub(crate) fn demo() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn prepare() -> anyhow::Result<()> {
+/// Loads conntrack, keeps scrapes out of its table and makes it small.
+pub(crate) fn prepare() -> anyhow::Result<()> {
     output("modprobe", &["nf_conntrack"])?;
     output("modprobe", &["nf_conntrack_netlink"])?;
     // The scrapes are kept out of the table, or a full one would refuse them too and they would be counted.
@@ -120,7 +122,7 @@ fn flood(wanted: u64) -> anyhow::Result<u64> {
 }
 
 /// The kernel's own `drop` statistic, summed over CPUs.
-fn kernel_drops() -> anyhow::Result<u64> {
+pub(crate) fn kernel_drops() -> anyhow::Result<u64> {
     let text = output("conntrack", &["-S"])?;
     Ok(text
         .split_whitespace()
@@ -129,7 +131,8 @@ fn kernel_drops() -> anyhow::Result<u64> {
         .sum())
 }
 
-fn output(program: &str, args: &[&str]) -> anyhow::Result<String> {
+/// Standard output of a program that must succeed.
+pub(crate) fn output(program: &str, args: &[&str]) -> anyhow::Result<String> {
     let out = Command::new(program).args(args).output().with_context(|| format!("cannot run {program}"))?;
     ensure!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
