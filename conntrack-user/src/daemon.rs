@@ -129,10 +129,19 @@ impl Daemon {
     pub fn rounds(&self) {
         let mut attached = false;
         let mut told = false;
+        let mut absent = false;
         while !self.stop.load(Ordering::Relaxed) {
             if !attached && presence::conntrack_loaded(&self.system.procfs) {
                 attached = true;
+                if absent {
+                    self.log.info("conntrack is loaded now: attaching", &[]);
+                }
                 self.attach();
+            } else if !attached && !std::mem::replace(&mut absent, true) {
+                self.log.warn(
+                    "conntrack is not loaded: there is no table to watch; it is picked up when something loads it",
+                    &[],
+                );
             }
             let view = self.read();
             if !std::mem::replace(&mut told, true)

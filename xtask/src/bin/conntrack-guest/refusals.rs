@@ -108,7 +108,7 @@ pub(crate) fn prepare() -> anyhow::Result<()> {
 }
 
 /// Sends UDP from ever new ports until so many sends were refused; the number that were.
-fn flood(wanted: u64) -> anyhow::Result<u64> {
+pub(crate) fn flood(wanted: u64) -> anyhow::Result<u64> {
     let (mut refused, mut tries) = (0, 0_u64);
     while refused < wanted && tries < wanted * 4 {
         tries += 1;

@@ -49,11 +49,6 @@ impl Subject {
         Ok(subject)
     }
 
-    /// The process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Fails if the daemon has ended.
     pub(crate) fn alive(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait()? {
@@ -77,11 +72,6 @@ impl Subject {
             std::thread::sleep(Duration::from_millis(50));
         }
         bail!("waited for {what}, last page:\n{last}")
-    }
-
-    /// All lines so far.
-    pub(crate) fn log(&self) -> Vec<Line> {
-        lock(&self.lines.0).clone()
     }
 
     /// Waits for `enough` lines that `is` true of, and returns all of them.
