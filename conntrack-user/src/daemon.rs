@@ -270,7 +270,12 @@ impl Daemon {
         let mut books = lock(&self.books);
         let (mut all_read, mut at_limit) = (true, false);
         for namespace in namespaces {
-            let before = self.counters.as_ref().and_then(|c| c.table(namespace.inum));
+            // Of the host's table all is told from the start; any other is none before it has had an entry.
+            let sums = |has_entries: bool| {
+                let counters = self.counters.as_ref()?;
+                if has_entries { counters.of(namespace.inum) } else { counters.table(namespace.inum) }
+            };
+            let before = sums(true);
             let read = in_namespace(&namespace.path, namespace.inum, || {
                 (ctnetlink::table_counts().ok(), ctnetlink::cpu_stats().ok())
             });
@@ -279,7 +284,7 @@ impl Daemon {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(_) => (None, None),
             };
-            let after = self.counters.as_ref().and_then(|c| c.table(namespace.inum));
+            let after = sums(namespace.host || counts.as_ref().is_some_and(|c| c.entries > 0));
             all_read &= counts.is_some() && stats.is_some();
             let limit =
                 counts.as_ref().and_then(|c| c.limit).or_else(|| presence::max(&self.system.procfs).ok());
