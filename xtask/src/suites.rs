@@ -28,6 +28,10 @@ pub(crate) const SUITES: &[Suite] = &[
         timeout: Duration::from_secs(300),
     },
     Suite { name: "events", args: &["events"], test_on: &["6.12"], timeout: Duration::from_secs(300) },
+    Suite { name: "probes", args: &["probes"], test_on: &["6.12"], timeout: Duration::from_secs(600) },
+    Suite { name: "absent", args: &["absent"], test_on: &["6.12"], timeout: Duration::from_secs(300) },
+    Suite { name: "ends", args: &["ends"], test_on: &["6.12"], timeout: Duration::from_secs(300) },
+    Suite { name: "usage", args: &["usage"], test_on: &["6.12"], timeout: Duration::from_secs(300) },
 ];
 
 /// The kernels `matrix` runs on.
