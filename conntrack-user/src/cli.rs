@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Who fills this node's conntrack tables, who is hurt, and what to do.
@@ -166,4 +167,52 @@ pub enum MechanismArg {
     Kprobe,
     /// No probes on conntrack: statistics and raw tracepoints, marked as inferred
     None,
+}
+
+/// A mistake on the command line in one line; None for what was asked for (help, version).
+#[must_use]
+pub fn one_line(error: &clap::Error) -> Option<String> {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return None;
+    }
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut said = String::new();
+    for line in lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")) {
+        let between = if said.is_empty() || said.ends_with(':') { " " } else { "; " };
+        said.push_str(between);
+        said.push_str(line);
+    }
+    Some(format!("{}; try --help", said.trim().trim_start_matches("error: ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(args: &[&str]) -> Option<String> {
+        one_line(&Cli::try_parse_from([&["conntrack-pressure"], args].concat()).unwrap_err())
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_that_names_it() {
+        for (args, names) in [
+            (&["run", "--nonsense"][..], "--nonsense"),
+            (&["run", "--max-pods", "many"], "--max-pods"),
+            (&["run", "--log.format", "xml"], "json, text"),
+            (&["doctor", "--path.procfs"], "--path.procfs"),
+            (&["nonsense"], "nonsense"),
+        ] {
+            let said = line(args).unwrap();
+            assert!(said.contains(names) && !said.contains(['\n', '\u{1b}']), "{args:?}: {said:?}");
+            assert!(said.ends_with("; try --help") && !said.contains("Usage"), "{args:?}: {said:?}");
+        }
+    }
+
+    #[test]
+    fn help_that_was_asked_for_is_no_mistake() {
+        for args in [&["--help"][..], &["run", "--help"], &["--version"], &[]] {
+            assert_eq!(line(args), None, "{args:?}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::cli::{Cli, Command, CommonArgs, LogFormatArg, MechanismArg, OutputArg, RunArgs};
 use crate::export::record::LogFormat;
+use crate::probe::table::PROBES;
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +84,14 @@ impl Config {
             Command::Check(args) => Action::Check(thresholds(args.warning, args.critical)?),
             Command::Snapshot(_) => Action::Snapshot,
         };
+        for name in &cli.common.refuse_probe {
+            let known = || PROBES.iter().map(|probe| probe.name).collect::<Vec<_>>().join(", ");
+            ensure!(
+                PROBES.iter().any(|probe| probe.name == name),
+                "--test.refuse-probe {name}: there is no such probe; want one of {}",
+                known()
+            );
+        }
         Ok(Self { system: system(cli.common), action })
     }
 }
@@ -216,6 +225,8 @@ mod tests {
     fn the_test_switch_repeats() {
         let args = ["check", "--test.refuse-probe", "alloc", "--test.refuse-probe", "free"];
         assert_eq!(config(&args).unwrap().system.refuse_probes, ["alloc", "free"]);
+        let error = config(&["check", "--test.refuse-probe", "aloc"]).unwrap_err().to_string();
+        assert!(error.contains("aloc") && error.contains("early_drop") && !error.contains('\n'), "{error}");
     }
 
     #[test]

@@ -157,10 +157,19 @@ impl Daemon {
         let mut attached = false;
         let mut told = false;
         let mut gaps_told = BTreeSet::new();
+        let mut absent = false;
         while !self.stop.load(Ordering::Relaxed) {
             if !attached && presence::conntrack_loaded(&self.system.procfs) {
                 attached = true;
+                if absent {
+                    self.log.info("conntrack is loaded now: attaching", &[]);
+                }
                 self.attach();
+            } else if !attached && !std::mem::replace(&mut absent, true) {
+                self.log.warn(
+                    "conntrack is not loaded: there is no table to watch; it is picked up when something loads it",
+                    &[],
+                );
             }
             let view = self.read();
             if !std::mem::replace(&mut told, true)
@@ -316,18 +325,26 @@ impl Daemon {
         let mut books = lock(&self.books);
         let (mut all_read, mut at_limit) = (true, false);
         for namespace in namespaces {
-            let counted = || self.counters.as_ref().and_then(|c| c.table(namespace.inum));
+            // Of the host's table all is told from the start; any other is none before it has had an entry.
+            let sums = |told: bool| {
+                let counters = self.counters.as_ref()?;
+                if told { counters.of(namespace.inum) } else { counters.table(namespace.inum) }
+            };
+            let after = |counts: Option<&ctnetlink::TableCounts>| {
+                sums(namespace.host || counts.is_some_and(|c| c.entries > 0))
+            };
             // The probes' counters right before and after the kernel's count, or under churn they would differ
             // by all that came and went while its other figures were read.
             let read = in_namespace(&namespace.path, namespace.inum, || {
-                let before = counted();
+                let before = sums(true);
                 let counts = ctnetlink::table_counts().ok();
-                (before, counts, counted(), ctnetlink::cpu_stats().ok())
+                let after = after(counts.as_ref());
+                (before, counts, after, ctnetlink::cpu_stats().ok())
             });
             let (before, counts, after, stats) = match read {
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(_) => (None, None, counted(), None),
+                Err(_) => (None, None, after(None), None),
             };
             all_read &= counts.is_some() && stats.is_some();
             let limit =

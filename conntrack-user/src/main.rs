@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use conntrack_user::cli::Cli;
+use conntrack_user::cli::{self, Cli};
 use conntrack_user::command::{check, doctor, doctor_text, snapshot};
 use conntrack_user::config::{Action, Config, Run, System};
 use conntrack_user::daemon::{Daemon, Source};
@@ -16,7 +16,14 @@ use conntrack_user::export::record::LogFormat;
 use conntrack_user::probe::attach::{Drains, Probes};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let Some(line) = cli::one_line(&error) else { error.exit() };
+            eprintln!("conntrack-pressure: {line}");
+            return ExitCode::from(2);
+        }
+    };
     match Config::new(cli).and_then(act) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -38,6 +38,11 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("races by kprobe", &["races", "--mechanism", "kprobe"], FULL),
     suite("churn", &["churn"], FULL),
     suite("churn by kprobe", &["churn", "--mechanism", "kprobe"], FULL),
+    suite("events", &["events"], FULL),
+    suite("probes", &["probes"], FULL),
+    suite("absent", &["absent"], FULL),
+    suite("ends", &["ends"], FULL),
+    suite("usage", &["usage"], FULL),
 ];
 
 /// The suite whose figures say what attached: docs/kernels.md is made from them.

@@ -57,6 +57,14 @@ impl Counters {
         Some(self.sums(slot))
     }
 
+    /// As [`Self::table`], and zeros for a namespace in which nothing happened yet. None: it may be among those
+    /// that found no slot.
+    #[must_use]
+    pub fn of(&self, netns: u32) -> Option<Sums> {
+        let none_missed = || self.overflow().iter().all(|n| *n == 0).then_some([0; Counter::COUNT]);
+        self.table(netns).or_else(none_missed)
+    }
+
     /// Starts a namespace that is gone at zero, should its inode be used again, and gives its slot back when few
     /// are free. `alive` says which namespaces there are.
     pub fn retire(&self, alive: impl Fn(u32) -> bool) {

@@ -1,9 +1,9 @@
 //! What `doctor` says of a kernel: what attaches, and what is not covered, as things that hide it come.
 
-use std::process::Command;
-
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
+
+use crate::lab::command::output;
 
 pub(crate) fn test() -> anyhow::Result<()> {
     let loaded = || std::path::Path::new("/sys/module/nf_conntrack").exists();
@@ -83,10 +83,4 @@ fn state<'a>(doctor: &'a Value, kind: &str) -> anyhow::Result<&'a str> {
 
 fn doctor() -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&output("conntrack-pressure", &["doctor", "-o", "json"])?)?)
-}
-
-fn output(program: &str, args: &[&str]) -> anyhow::Result<String> {
-    let out = Command::new(program).args(args).output().with_context(|| format!("cannot run {program}"))?;
-    ensure!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-const ADDRESS: &str = "127.0.0.1:9466";
+/// Where it serves.
+pub(crate) const ADDRESS: &str = "127.0.0.1:9466";
 /// For anything the daemon should do at once; guests are slow.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -102,7 +103,8 @@ pub(crate) fn value(page: &str, series: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 
-fn get(path: &str) -> anyhow::Result<String> {
+/// The body of a page.
+pub(crate) fn get(path: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(ADDRESS)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;

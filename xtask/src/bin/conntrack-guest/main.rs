@@ -1,17 +1,23 @@
 //! What tests run inside a guest: real sockets, and the kernel's own word for the truth.
 
+mod absent;
 mod attach;
 mod churn;
 mod daemon;
+mod ends;
+mod events;
 mod evictions;
 mod forwarded;
 mod gc;
 mod lab;
 mod owners;
+mod probes;
 mod protocols;
 mod races;
 mod refusals;
 mod resets;
+mod subject;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -32,6 +38,11 @@ const COMMANDS: &[Command] = &[
     ("resets", resets::test),
     ("races", races::test),
     ("churn", churn::test),
+    ("events", events::test),
+    ("probes", probes::test),
+    ("absent", absent::test),
+    ("ends", ends::test),
+    ("usage", usage::test),
 ];
 
 fn main() -> ExitCode {

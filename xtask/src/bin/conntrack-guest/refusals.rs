@@ -10,7 +10,8 @@ use crate::lab::kernel::{self, Statistics};
 use crate::lab::netns::Netns;
 
 const LOG: &str = "/tmp/conntrack-pressure.log";
-const HOST: &str = "{table=\"host\",namespace=\"\",pod=\"\",netns=\"\"}";
+/// The labels of the host's table.
+pub(crate) const HOST: &str = "{table=\"host\",namespace=\"\",pod=\"\",netns=\"\"}";
 const LIMIT: u32 = 64;
 const WANTED: u64 = 10_000;
 
@@ -96,7 +97,8 @@ pub(crate) fn demo() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn prepare() -> anyhow::Result<()> {
+/// Loads conntrack, keeps scrapes out of its table and makes it small.
+pub(crate) fn prepare() -> anyhow::Result<()> {
     kernel::load()?;
     // The scrapes are kept out of the table, or a full one would refuse them too and they would be counted.
     let scrape = "tcp dport 9466 notrack; tcp sport 9466 notrack;";
@@ -111,7 +113,7 @@ fn prepare() -> anyhow::Result<()> {
 }
 
 /// Sends UDP from ever new ports until so many sends were refused; the number that were.
-fn flood(wanted: u64) -> anyhow::Result<u64> {
+pub(crate) fn flood(wanted: u64) -> anyhow::Result<u64> {
     let (mut refused, mut tries) = (0, 0_u64);
     while refused < wanted && tries < wanted * 4 {
         tries += 1;

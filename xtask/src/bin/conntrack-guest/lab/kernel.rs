@@ -118,3 +118,11 @@ mod tests {
         assert_eq!(later.since(&sums).of("drop").unwrap(), 1);
     }
 }
+
+/// The `drop` statistic of the host's table.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn kernel_drops() -> anyhow::Result<u64> {
+    Statistics::read(&Netns::host()?)?.of("drop")
+}

@@ -39,8 +39,8 @@ pub(crate) fn hold_tcp(
         let open = |number| {
             let client = TcpStream::connect_timeout(&at, PATIENCE)
                 .with_context(|| format!("connection {number} to {at}"))?;
-            let (server, _) = listener.accept()?;
-            Ok(Connection { client, server })
+            let (_server, _) = listener.accept()?;
+            Ok(Connection { client, _server })
         };
         (0..count).map(open).collect()
     })
