@@ -103,6 +103,14 @@ impl Statistics {
     }
 }
 
+/// The `drop` statistic of the host's table.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn kernel_drops() -> anyhow::Result<u64> {
+    Statistics::read(&Netns::host()?)?.of("drop")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,12 +125,4 @@ mod tests {
         let later = Statistics::parse("cpu=0 drop=9 early_drop=2");
         assert_eq!(later.since(&sums).of("drop").unwrap(), 1);
     }
-}
-
-/// The `drop` statistic of the host's table.
-///
-/// # Errors
-/// When it cannot be read.
-pub(crate) fn kernel_drops() -> anyhow::Result<u64> {
-    Statistics::read(&Netns::host()?)?.of("drop")
 }
