@@ -12,7 +12,7 @@ use aya_ebpf::{
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
-use conntrack_common::{Counter, EventKind, Token, Tuple, event::FLAG_NAT, event::FLAG_REPLY};
+use conntrack_common::{Counter, EventKind, Token, event::FLAG_NAT, event::FLAG_REPLY};
 
 use super::{frame, sp_at_entry, sp_at_return, stash, unstash};
 use crate::{
@@ -158,8 +158,10 @@ fn report(ct: u64, kind: EventKind, netns: u32, slot: u32) {
     let status = kernel::ct_status(ct);
     let mut event = emit::event(kind, netns);
     event.status = status;
-    if let (Some(orig), Some(reply)) = tuples(ct) {
+    if let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) {
         event.orig = orig;
+    }
+    if let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) {
         event.reply = reply;
         event.flags = FLAG_REPLY | if status & IPS_NAT_MASK != 0 { FLAG_NAT } else { 0 };
     }
@@ -169,15 +171,12 @@ fn report(ct: u64, kind: EventKind, netns: u32, slot: u32) {
 /// Leaves a token under both tuples; their inverses share the keys.
 #[inline(never)]
 fn leave_token(ct: u64, kind: u32, netns: u32) {
-    let (Some(orig), Some(reply)) = tuples(ct) else { return };
+    // One after the other: what both reads left in registers, the verifier of 5.10 cannot tell apart.
+    let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) else { return };
+    let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) else { return };
     // SAFETY: no arguments.
     let ktime_ns = unsafe { bpf_ktime_get_ns() };
     let token = Token { ktime_ns, kind, netns, status: kernel::ct_status(ct), matched: 0, orig, reply };
     let _: Result<(), i32> = TOKENS.insert(orig.flow_key(), &token, BPF_ANY.into());
     let _: Result<(), i32> = TOKENS.insert(reply.flow_key(), &token, BPF_ANY.into());
-}
-
-#[inline(always)]
-fn tuples(ct: u64) -> (Option<Tuple>, Option<Tuple>) {
-    (kernel::tuple(ct + offsets().ct_orig() as u64), kernel::tuple(ct + offsets().ct_reply() as u64))
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext, RawTracePointContext},
 };
 use conntrack_common::{
-    Counter, EventKind, RESET_WINDOW_NS, Tuple,
+    Counter, Event, EventKind, RESET_WINDOW_NS, Tuple,
     event::{FLAG_CGROUP, FLAG_NAT, FLAG_REPEATED, FLAG_REPLY},
 };
 
@@ -70,18 +70,35 @@ fn sending(sk: u64, skb: u64) {
     }
 }
 
-/// Matches a reset with the token of an eviction. The namespace is left out of the match: the host's table
-/// lost the entry, the pod sees the reset.
+/// Reports a reset whose flow an eviction left a token for.
 #[inline(always)]
 fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
-    let Some(token) = TOKENS.get_ptr_mut(tuple.flow_key()) else { return };
-    // SAFETY: a live map value; `matched` is a mark, not a book.
-    let token = unsafe { &mut *token };
     let mut event = emit::event(kind, netns);
-    if event.ktime_ns.wrapping_sub(token.ktime_ns) > RESET_WINDOW_NS {
+    event.orig = tuple;
+    if !matched(&mut event) {
         return;
     }
-    event.orig = tuple;
+    bump(slot, Counter::ResetsEvicted);
+    if sk != 0
+        && let Some(cgroup) = sk_cgroup(sk)
+    {
+        event.cgroup_id = cgroup;
+        event.flags |= FLAG_CGROUP;
+    }
+    emit::send(&mut event, slot, Fate::Other);
+}
+
+/// Completes the event with the token of an eviction, if its flow has one that is not too old. The namespace is
+/// left out of the match: the host's table lost the entry, the pod sees the reset. A function of its own: the
+/// keys and the caller's event together would not leave `emit::send` room on the stack.
+#[inline(never)]
+fn matched(event: &mut Event) -> bool {
+    let Some(token) = TOKENS.get_ptr_mut(event.orig.flow_key()) else { return false };
+    // SAFETY: a live map value; `matched` is a mark, not a book.
+    let token = unsafe { &mut *token };
+    if event.ktime_ns.wrapping_sub(token.ktime_ns) > RESET_WINDOW_NS {
+        return false;
+    }
     event.reply = token.orig;
     event.status = token.status;
     event.token_netns = token.netns;
@@ -91,7 +108,6 @@ fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
     if token.status & IPS_NAT_MASK != 0 {
         event.flags |= FLAG_NAT;
     }
-    bump(slot, Counter::ResetsEvicted);
     // Both ends of one connection may see a reset, under either of its tuples: it is counted once.
     if token.matched != 0 {
         event.flags |= FLAG_REPEATED;
@@ -99,13 +115,7 @@ fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
     let (orig, reply) = (token.orig.flow_key(), token.reply.flow_key());
     mark(&orig);
     mark(&reply);
-    if sk != 0
-        && let Some(cgroup) = sk_cgroup(sk)
-    {
-        event.cgroup_id = cgroup;
-        event.flags |= FLAG_CGROUP;
-    }
-    emit::send(&mut event, slot, Fate::Other);
+    true
 }
 
 #[inline(always)]

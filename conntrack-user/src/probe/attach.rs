@@ -316,11 +316,15 @@ fn one_line(error: impl std::error::Error) -> String {
         source = next.source();
     }
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    match lines.as_slice() {
-        [] => "no reason given".to_owned(),
+    // A verifier log ends with statistics; what it objects to stands right before them.
+    let statistics = |line: &&str| {
+        ["processed ", "stack depth ", "verification time "].iter().any(|s| line.starts_with(s))
+    };
+    let end = lines.iter().position(statistics).unwrap_or(lines.len());
+    match &lines[..end] {
+        [] => lines.first().map_or_else(|| "no reason given".to_owned(), |line| (*line).to_owned()),
         [only] => (*only).to_owned(),
-        [first, .., before, last] => format!("{first} … {before} | {last}"),
-        [first, last] => format!("{first} … {last}"),
+        [first, .., last] => format!("{first} … {last}"),
     }
 }
 

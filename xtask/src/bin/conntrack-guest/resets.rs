@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
-use crate::daemon::{DEADLINE, Daemon};
+use crate::daemon::{DEADLINE, Daemon, attached_by};
 use crate::lab::kernel::{self, Statistics};
 use crate::lab::nft;
 use crate::lab::router::{Lab, Placement, SERVER4, SERVERS};
@@ -32,7 +32,12 @@ pub(crate) fn test() -> anyhow::Result<()> {
     nft::load(&lab.client, LOST_ACKS)?;
     nft::load(&lab.router, RESETS)?;
     kernel::set_size(2_048, Some(512))?;
-    let mut daemon = Daemon::start(LOG, "send_reset")?;
+    let mut daemon = Daemon::start(LOG, "delete")?;
+    let page = daemon.page()?;
+    for probe in ["send_reset", "receive_reset"] {
+        let by = attached_by(&page, probe).with_context(|| format!("{probe} is not attached"))?;
+        println!("figure: {probe} attached by {by}");
+    }
 
     let aborted = aborts(&lab)?;
     let refused = refused_ports(&lab)?;
