@@ -158,7 +158,7 @@ fn report(ct: u64, kind: EventKind, netns: u32, slot: u32) {
     let status = kernel::ct_status(ct);
     let mut event = emit::event(kind, netns);
     event.status = status;
-    if let (Some(orig), Some(reply)) = tuples(ct) {
+    if let Some((orig, reply)) = tuples(ct) {
         event.orig = orig;
         event.reply = reply;
         event.flags = FLAG_REPLY | if status & IPS_NAT_MASK != 0 { FLAG_NAT } else { 0 };
@@ -169,7 +169,7 @@ fn report(ct: u64, kind: EventKind, netns: u32, slot: u32) {
 /// Leaves a token under both tuples; their inverses share the keys.
 #[inline(never)]
 fn leave_token(ct: u64, kind: u32, netns: u32) {
-    let (Some(orig), Some(reply)) = tuples(ct) else { return };
+    let Some((orig, reply)) = tuples(ct) else { return };
     // SAFETY: no arguments.
     let ktime_ns = unsafe { bpf_ktime_get_ns() };
     let token = Token { ktime_ns, kind, netns, status: kernel::ct_status(ct), matched: 0, orig, reply };
@@ -177,7 +177,10 @@ fn leave_token(ct: u64, kind: u32, netns: u32) {
     let _: Result<(), i32> = TOKENS.insert(reply.flow_key(), &token, BPF_ANY.into());
 }
 
+/// Both tuples of an entry. The second is not read when the first cannot be: of the two as a pair of options the
+/// compiler spills a register that is not set, which the verifier of 5.10 refuses.
 #[inline(always)]
-fn tuples(ct: u64) -> (Option<Tuple>, Option<Tuple>) {
-    (kernel::tuple(ct + offsets().ct_orig() as u64), kernel::tuple(ct + offsets().ct_reply() as u64))
+fn tuples(ct: u64) -> Option<(Tuple, Tuple)> {
+    let orig = kernel::tuple(ct + offsets().ct_orig() as u64)?;
+    Some((orig, kernel::tuple(ct + offsets().ct_reply() as u64)?))
 }

@@ -96,9 +96,9 @@ fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
     if token.matched != 0 {
         event.flags |= FLAG_REPEATED;
     }
-    let (orig, reply) = (token.orig.flow_key(), token.reply.flow_key());
-    mark(&orig);
-    mark(&reply);
+    // One key at a time: with what is called from here, 5.10 leaves 352 bytes of stack.
+    mark(token.orig.flow_key());
+    mark(token.reply.flow_key());
     if sk != 0
         && let Some(cgroup) = sk_cgroup(sk)
     {
@@ -109,7 +109,7 @@ fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
 }
 
 #[inline(always)]
-fn mark(key: &conntrack_common::FlowKey) {
+fn mark(key: conntrack_common::FlowKey) {
     if let Some(token) = TOKENS.get_ptr_mut(key) {
         // SAFETY: as above.
         unsafe { (*token).matched += 1 };
