@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::guest::vm::{self, End, VmRequest};
 use crate::kernel::obtain::NotObtainable;
 use crate::setup::{self, Refused};
-use crate::{build, daemon, lint, test};
+use crate::{bare, build, daemon, lint, test};
 
 /// Builds, runs and tests conntrack-pressure.
 #[derive(Debug, Parser)]
@@ -73,6 +73,8 @@ enum Cmd {
         #[command(flatten)]
         consent: Consent,
     },
+    /// The README's commands in a fresh Debian root (debootstrap, as root), with times; writes a report.
+    Bare,
     /// Boots a kernel, runs a command in it, and ends with the command's status (70: panic, 124: time was up,
     /// 3: that kernel cannot be had).
     Vm(VmArgs),
@@ -134,6 +136,7 @@ impl Cli {
                 lint::all()?;
                 Ok(ExitCode::SUCCESS)
             }
+            Cmd::Bare => bare::bare(),
             Cmd::Vm(args) => run_vm(args),
         }
     }

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 
 /// Where the report is, in the workspace.
 pub(crate) const PATH: &str = "docs/matrix-report.md";
-const HASH: &str = "Source hash: ";
+/// What precedes the hash in a report.
+pub(crate) const HASH: &str = "Source hash: ";
 
 /// One suite on one kernel.
 #[derive(Clone, Debug)]

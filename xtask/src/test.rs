@@ -134,7 +134,11 @@ pub(crate) fn check_matrix() -> Result<ExitCode> {
     }
 }
 
-fn date() -> Result<String> {
+/// Now, to the minute.
+///
+/// # Errors
+/// When `date` does not run.
+pub(crate) fn date() -> Result<String> {
     let text = proc::text(std::process::Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))?;
     Ok(text.trim().to_owned())
 }

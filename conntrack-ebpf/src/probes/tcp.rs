@@ -112,14 +112,14 @@ fn matched(event: &mut Event) -> bool {
     if token.matched != 0 {
         event.flags |= FLAG_REPEATED;
     }
-    let (orig, reply) = (token.orig.flow_key(), token.reply.flow_key());
-    mark(&orig);
-    mark(&reply);
+    // One key at a time: both would not fit on the stack.
+    mark(token.orig.flow_key());
+    mark(token.reply.flow_key());
     true
 }
 
 #[inline(always)]
-fn mark(key: &conntrack_common::FlowKey) {
+fn mark(key: conntrack_common::FlowKey) {
     if let Some(token) = TOKENS.get_ptr_mut(key) {
         // SAFETY: as above.
         unsafe { (*token).matched += 1 };

@@ -307,7 +307,7 @@ fn state(probe: &Probe, reason: String) -> ProbeState {
     }
 }
 
-/// An error and its sources in one line; of a verifier log, the end, where the reason is.
+/// An error and its sources in one line; of a verifier log, its first words and the end, where the reason is.
 fn one_line(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -315,14 +315,16 @@ fn one_line(error: impl std::error::Error) -> String {
         text = format!("{text}: {next}");
         source = next.source();
     }
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    // A verifier log ends with statistics; what it objects to stands right before them.
-    let statistics = |line: &&str| {
-        ["processed ", "stack depth ", "verification time "].iter().any(|s| line.starts_with(s))
-    };
-    let end = lines.iter().position(statistics).unwrap_or(lines.len());
-    match &lines[..end] {
-        [] => lines.first().map_or_else(|| "no reason given".to_owned(), |line| (*line).to_owned()),
+    shortened(&text)
+}
+
+/// The first line, and the last but for the verifier's statistics.
+fn shortened(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    let statistics = ["verification time ", "stack depth ", "processed "];
+    let lines: Vec<&str> = lines.take_while(|l| !statistics.iter().any(|s| l.starts_with(s))).collect();
+    match lines.as_slice() {
+        [] => "no reason given".to_owned(),
         [only] => (*only).to_owned(),
         [first, .., last] => format!("{first} … {last}"),
     }
@@ -333,4 +335,20 @@ fn lift_memlock() {
     let unlimited = rustix::process::Rlimit { current: None, maximum: None };
     let _: io::Result<()> =
         rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited).map_err(Into::into);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shortened;
+
+    #[test]
+    fn of_a_verifier_log_the_reason_is_told() {
+        let log = "the syscall failed. Verifier output: arg#0 type is not a struct\n0: (bf) r6 = r1\n\
+                   R1 invalid mem access 'inv'\nstack depth 8+0\nprocessed 9 insns (limit 1000000)\n\n: Permission denied";
+        let told =
+            "the syscall failed. Verifier output: arg#0 type is not a struct … R1 invalid mem access 'inv'";
+        assert_eq!(shortened(log), told);
+        assert_eq!(shortened("one"), "one");
+        assert_eq!(shortened("\n"), "no reason given");
+    }
 }
