@@ -315,7 +315,9 @@ fn one_line(error: impl std::error::Error) -> String {
         text = format!("{text}: {next}");
         source = next.source();
     }
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    // After the verifier's reason come its statistics, and once more the error that stands at the start.
+    let told = |l: &&str| !l.is_empty() && !l.starts_with("processed ") && !l.starts_with(": ");
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(told).collect();
     match lines.as_slice() {
         [] => "no reason given".to_owned(),
         [only] => (*only).to_owned(),
@@ -329,4 +331,18 @@ fn lift_memlock() {
     let unlimited = rustix::process::Rlimit { current: None, maximum: None };
     let _: io::Result<()> =
         rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited).map_err(Into::into);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_verifier_log_the_reason_is_told() {
+        let log = "load failed. Verifier output: func#0 @0\n0: (bf) r6 = r1\ncombined stack size of 3 calls is 544. \
+                   Too large\nprocessed 20416 insns (limit 1000000)\n: Permission denied (os error 13)\n";
+        let said = one_line(io::Error::other(log));
+        assert!(said.starts_with("load failed") && said.ends_with("544. Too large"), "{said}");
+        assert_eq!(one_line(io::Error::other("one")), "one");
+    }
 }
