@@ -1,6 +1,5 @@
 //! The running daemon: two threads that drain, and the view the exporter prints.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,8 +8,8 @@ use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX, FLAG_REPEATED};
 use conntrack_common::{Counter, Event, EventKind};
 
 use crate::aggregate::books::{Books, Reading};
-use crate::aggregate::gaps::{Gap, GapState, gaps};
 use crate::aggregate::snapshot::{ProbeState, Snapshot};
+use crate::aggregate::watch::Watch;
 use crate::attribute::decode::{ClockOffset, flows, source_flow, token_evidence};
 use crate::attribute::index::{Attribution, OwnerIndex, Query};
 use crate::attribute::ledger::Ledger;
@@ -22,10 +21,9 @@ use crate::command::check;
 use crate::config::System;
 use crate::drain::counters::Counters;
 use crate::drain::events::Events;
-use crate::drain::netns::{Namespace, Scan};
+use crate::drain::netns::Namespace;
 use crate::drain::netns_enter::in_namespace;
 use crate::drain::sources::{Sources, Withheld};
-use crate::drain::surroundings::Surroundings;
 use crate::drain::{ctnetlink, netns, presence};
 use crate::export::log::Logger;
 use crate::export::log_event;
@@ -34,9 +32,6 @@ use crate::probe::attach::{self, Probes};
 
 /// Between two readings of the kernel's own figures.
 const ROUND: Duration = Duration::from_secs(1);
-
-/// Between two looks at what surrounds conntrack: rulesets can be long.
-const LOOK_AROUND: Duration = Duration::from_secs(60);
 
 /// What the threads and the exporter share.
 pub struct Daemon {
@@ -49,7 +44,7 @@ pub struct Daemon {
     owners: Mutex<Owners>,
     /// What makes the index of owners, and whether the last one was made from everything.
     survey: Mutex<(Survey, bool)>,
-    around: Mutex<Option<(Instant, Surroundings)>>,
+    watch: Mutex<Watch>,
     /// Of probes that could not be loaded.
     unloaded: Vec<ProbeState>,
     latest: Mutex<Option<Arc<View>>>,
@@ -139,7 +134,7 @@ impl Daemon {
             books: Mutex::default(),
             owners: Mutex::default(),
             survey: Mutex::default(),
-            around: Mutex::default(),
+            watch: Mutex::default(),
             unloaded,
             latest: Mutex::default(),
             beat: Mutex::default(),
@@ -156,7 +151,6 @@ impl Daemon {
     pub fn rounds(&self) {
         let mut attached = false;
         let mut told = false;
-        let mut gaps_told = BTreeSet::new();
         let mut absent = false;
         while !self.stop.load(Ordering::Relaxed) {
             if !attached && presence::conntrack_loaded(&self.system.procfs) {
@@ -177,13 +171,11 @@ impl Daemon {
             {
                 self.log.warn(&before, &[]);
             }
-            let gaps = view.snapshot.coverage.iter().filter(|g| g.state == GapState::Present);
-            for gap in gaps.filter(|g| gaps_told.insert(g.kind)) {
-                let text = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
+            for gap in lock(&self.watch).news(&view.snapshot.coverage) {
                 let fields = [
                     ("kind", gap.kind.into()),
-                    ("found", text(&gap.found).into()),
-                    ("do", text(&gap.advice).into()),
+                    ("found", gap.found.unwrap_or_default().into()),
+                    ("do", gap.advice.unwrap_or_default().into()),
                 ];
                 self.log.warn("not covered here, or only in part", &fields);
             }
@@ -273,7 +265,8 @@ impl Daemon {
         let scan = netns::scan_namespaces(&self.system.procfs);
         snapshot.honesty.collectors.insert("namespaces", scan.is_ok());
         let scan = scan.unwrap_or_default();
-        snapshot.coverage = self.look_around(&scan, &snapshot);
+        let (loaded, probes) = (snapshot.conntrack_loaded, &snapshot.probes);
+        snapshot.coverage = lock(&self.watch).gaps(&self.system, &scan, loaded, probes);
         let namespaces = scan.namespaces;
         if snapshot.conntrack_loaded {
             self.read_tables(&namespaces, &mut snapshot);
@@ -306,18 +299,6 @@ impl Daemon {
         drop(owners);
         *lock(&self.latest) = Some(view.clone());
         view
-    }
-
-    /// What is not covered; looked at anew each minute, and when conntrack comes or goes.
-    fn look_around(&self, scan: &Scan, snapshot: &Snapshot) -> Vec<Gap> {
-        let mut around = lock(&self.around);
-        let fresh = |(at, seen): &(Instant, Surroundings)| {
-            at.elapsed() < LOOK_AROUND && seen.conntrack_loaded == snapshot.conntrack_loaded
-        };
-        if !around.as_ref().is_some_and(fresh) {
-            *around = Some((Instant::now(), Surroundings::read(&self.system, scan)));
-        }
-        around.as_ref().map_or_else(Vec::new, |(_, seen)| gaps(seen, &snapshot.probes))
     }
 
     fn read_tables(&self, namespaces: &[Namespace], snapshot: &mut Snapshot) {

@@ -15,6 +15,9 @@ mod tests;
 
 pub(crate) use rights::may_load;
 
+/// The kind of the gap that conntrack itself is not there.
+pub const NOT_LOADED: &str = "not_loaded";
+
 /// Is there such a gap?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,12 +80,11 @@ pub fn gaps(around: &Surroundings, probes: &[ProbeState]) -> Vec<Gap> {
 }
 
 fn not_loaded(around: &Surroundings) -> Gap {
-    const KIND: &str = "not_loaded";
     if around.conntrack_loaded {
-        return Gap::absent(KIND);
+        return Gap::absent(NOT_LOADED);
     }
     Gap::present(
-        KIND,
+        NOT_LOADED,
         "conntrack (nf_conntrack) is not in this kernel: there is no table, and no figure about one",
         "nothing: it is picked up as soon as a firewall rule or a program loads it; it is never loaded from here",
     )

@@ -4,3 +4,4 @@ pub mod books;
 pub mod gaps;
 pub mod seed;
 pub mod snapshot;
+pub mod watch;
