@@ -27,8 +27,12 @@ pub(crate) struct Daemon(Child);
 impl Daemon {
     /// Starts it with its log in a file, and waits until the probe is attached.
     pub(crate) fn start(log: &str, probe: &str) -> anyhow::Result<Self> {
+        Self::start_by(log, probe, MECHANISM.get().map_or("auto", String::as_str))
+    }
+
+    /// The same, by this mechanism whatever [`force`] said.
+    pub(crate) fn start_by(log: &str, probe: &str, mechanism: &str) -> anyhow::Result<Self> {
         let out = std::fs::File::create(log)?;
-        let mechanism = MECHANISM.get().map_or("auto", String::as_str);
         let child = Command::new("conntrack-pressure")
             .args(["run", "--web.listen-address", ADDRESS, "--log.format", "json"])
             .args(["--probe.mechanism", mechanism])

@@ -27,6 +27,7 @@ type Command = (&'static str, fn() -> anyhow::Result<()>);
 /// Every command. A new suite is a new row.
 const COMMANDS: &[Command] = &[
     ("attach", attach::test),
+    ("churn", churn::run),
     ("refusals", refusals::test),
     ("demo", refusals::demo),
     ("forwarded", forwarded::test),
