@@ -8,12 +8,14 @@
 //! | `guest` | a guest's root, and running a command in it |
 //! | `setup` | what a machine needs, and installing it |
 //! | `daemon` | `run` and `demo` |
+//! | `bench` | what the probes cost, and the page that says so |
 //! | `suites` | the guest tests, a table of data |
 //! | `test`, `lint`, `report`, `seen` | `test`, `lint` and `matrix`, and the files it writes |
 //!
 //! A new command is a variant in `cli` and a module in this table.
 
 mod apt;
+mod bench;
 mod build;
 mod cache;
 mod cli;
