@@ -14,7 +14,7 @@ const START: Duration = Duration::from_secs(300);
 /// Of a round of every variant, on a busy host.
 const ROUND: Duration = Duration::from_secs(240);
 
-/// A line of `conntrack-guest churn`.
+/// A line of `conntrack-guest cost`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(untagged)]
 pub(crate) enum Line {
@@ -48,8 +48,8 @@ pub(crate) enum Line {
 /// When the guest cannot be had or fails.
 pub(crate) fn measure(request: &Request) -> Result<(String, Vec<Line>)> {
     let (rounds, connections) =
-        (format!("CHURN_ROUNDS={}", request.rounds), format!("CHURN_CONNECTIONS={}", request.connections));
-    let command = ["env", &rounds, &connections, "conntrack-guest", "churn"];
+        (format!("COST_ROUNDS={}", request.rounds), format!("COST_CONNECTIONS={}", request.connections));
+    let command = ["env", &rounds, &connections, "conntrack-guest", "cost"];
     let packed = bpftrace::archive();
     if let Err(why) = &packed {
         eprintln!("bpftrace: not run: {why:#}");
@@ -68,7 +68,7 @@ pub(crate) fn measure(request: &Request) -> Result<(String, Vec<Line>)> {
 }
 
 fn parse(output: &str) -> Result<Vec<Line>> {
-    let lines = output.lines().filter_map(|line| line.strip_prefix("churn "));
+    let lines = output.lines().filter_map(|line| line.strip_prefix("cost "));
     lines.map(|line| serde_json::from_str(line).with_context(|| format!("no figures: {line}"))).collect()
 }
 
@@ -78,11 +78,11 @@ mod tests {
 
     #[test]
     fn runs_and_what_was_not_run_are_told_apart() {
-        let output = "noise\nchurn {\"round\":1,\"variant\":\"bare\",\"connections\":5,\"ns\":7,\"saw\":null,\
-                      \"missed\":null,\"entries_before\":0}\nchurn {\"variant\":\"x\",\"not_run\":\"no\"}\n";
+        let output = "noise\ncost {\"round\":1,\"variant\":\"bare\",\"connections\":5,\"ns\":7,\"saw\":null,\
+                      \"missed\":null,\"entries_before\":0}\ncost {\"variant\":\"x\",\"not_run\":\"no\"}\n";
         let lines = parse(output).unwrap();
         assert!(matches!(&lines[0], Line::Run { ns: 7, saw: None, .. }), "{lines:?}");
         assert!(matches!(&lines[1], Line::NotRun { not_run, .. } if not_run == "no"));
-        assert!(parse("churn {}").is_err());
+        assert!(parse("cost {}").is_err());
     }
 }

@@ -3,6 +3,7 @@
 mod absent;
 mod attach;
 mod churn;
+mod cost;
 mod daemon;
 mod ends;
 mod events;
@@ -27,7 +28,6 @@ type Command = (&'static str, fn() -> anyhow::Result<()>);
 /// Every command. A new suite is a new row.
 const COMMANDS: &[Command] = &[
     ("attach", attach::test),
-    ("churn", churn::run),
     ("refusals", refusals::test),
     ("demo", refusals::demo),
     ("forwarded", forwarded::test),
@@ -39,6 +39,7 @@ const COMMANDS: &[Command] = &[
     ("resets", resets::test),
     ("races", races::test),
     ("churn", churn::test),
+    ("cost", cost::run),
     ("events", events::test),
     ("probes", probes::test),
     ("absent", absent::test),

@@ -1,7 +1,7 @@
 //! The cost of watching: the same connections with nobody watching, with us, and with others, in turn.
 //!
 //! Run under instruction counting the guest's clock counts instructions, whatever the host is doing. Rounds and
-//! connections come from the environment: `CHURN_ROUNDS`, `CHURN_CONNECTIONS`.
+//! connections come from the environment: `COST_ROUNDS`, `COST_CONNECTIONS`.
 
 mod load;
 mod watcher;
@@ -16,13 +16,13 @@ use crate::lab::netns::Netns;
 /// Room for every connection of a run, so that none is refused.
 const LIMIT: u64 = 200_000;
 
-/// Prints one JSON object for each run, behind `churn `.
+/// Prints one JSON object for each run, behind `cost `.
 ///
 /// # Errors
 /// When the guest cannot be prepared or a connection fails. A watcher that is not there is no error: it is said.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let rounds = number("CHURN_ROUNDS", 10)?;
-    let connections = number("CHURN_CONNECTIONS", 2_000)?;
+    let rounds = number("COST_ROUNDS", 10)?;
+    let connections = number("COST_CONNECTIONS", 2_000)?;
     prepare()?;
     let server = load::Server::start()?;
     // The first run warms caches up and is not told.
@@ -56,7 +56,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 fn tell(line: &serde_json::Value) {
-    println!("churn {line}");
+    println!("cost {line}");
 }
 
 fn number(name: &str, default: u64) -> anyhow::Result<u64> {
@@ -71,7 +71,7 @@ fn prepare() -> anyhow::Result<()> {
     // Scrapes are kept out of the table: they are not of the connections made.
     let scrape = "tcp dport 9466 notrack; tcp sport 9466 notrack;";
     let rules = format!(
-        "table inet churn {{ \
+        "table inet cost {{ \
            chain out {{ type filter hook output priority 0; ct state new counter; }}; \
            chain raw_out {{ type filter hook output priority -300; {scrape} }}; \
            chain raw_in {{ type filter hook prerouting priority -300; {scrape} }}; }}"
