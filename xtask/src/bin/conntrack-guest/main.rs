@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     let command = COMMANDS.iter().find(|(name, _)| Some(*name) == args.first().map(String::as_str));
     let Some((_, run)) = command else {
         let names: Vec<_> = COMMANDS.iter().map(|(name, _)| *name).collect();
-        eprintln!("usage: conntrack-guest {} [--mechanism fentry|kprobe]", names.join("|"));
+        eprintln!("usage: conntrack-guest {} [--mechanism fentry|kprobe|mixed]", names.join("|"));
         return ExitCode::FAILURE;
     };
     match run() {
