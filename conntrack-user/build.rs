@@ -50,8 +50,10 @@ fn build() -> Result<(), String> {
         .env("CARGO_PROFILE_RELEASE_STRIP", "none")
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort");
-    if env::var_os("CARGO_FEATURE_DEBUG_LOG").is_some() {
-        cargo.args(["--features", "debug-log"]);
+    for (set, feature) in [("CARGO_FEATURE_BENCH", "bench"), ("CARGO_FEATURE_DEBUG_LOG", "debug-log")] {
+        if env::var_os(set).is_some() {
+            cargo.args(["--features", feature]);
+        }
     }
     run(cargo)?;
 

@@ -125,7 +125,7 @@ pub struct CommonArgs {
         default_value = "auto"
     )]
     pub mechanism: MechanismArg,
-    /// Treat this probe as refused by the kernel; repeatable, for tests
+    /// Treat this probe (or NAME:MECHANISM, that way of it) as refused by the kernel; repeatable, for tests
     #[arg(global = true, long = "test.refuse-probe", value_name = "NAME", hide = true)]
     pub refuse_probe: Vec<String>,
 }

@@ -87,7 +87,7 @@ impl Config {
         for name in &cli.common.refuse_probe {
             let known = || PROBES.iter().map(|probe| probe.name).collect::<Vec<_>>().join(", ");
             ensure!(
-                PROBES.iter().any(|probe| probe.name == name),
+                PROBES.iter().any(|probe| probe.is_meant(name)),
                 "--test.refuse-probe {name}: there is no such probe; want one of {}",
                 known()
             );
@@ -225,6 +225,8 @@ mod tests {
     fn the_test_switch_repeats() {
         let args = ["check", "--test.refuse-probe", "alloc", "--test.refuse-probe", "free"];
         assert_eq!(config(&args).unwrap().system.refuse_probes, ["alloc", "free"]);
+        assert!(config(&["check", "--test.refuse-probe", "alloc:fentry"]).is_ok());
+        assert!(config(&["check", "--test.refuse-probe", "alloc:ptrace"]).is_err());
         let error = config(&["check", "--test.refuse-probe", "aloc"]).unwrap_err().to_string();
         assert!(error.contains("aloc") && error.contains("early_drop") && !error.contains('\n'), "{error}");
     }

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::guest::vm::{self, End, VmRequest};
 use crate::kernel::obtain::NotObtainable;
 use crate::setup::{self, Refused};
-use crate::{bare, build, daemon, lint, test};
+use crate::{bare, bench, build, daemon, lint, test};
 
 /// Builds, runs and tests conntrack-pressure.
 #[derive(Debug, Parser)]
@@ -67,6 +67,23 @@ enum Cmd {
         /// The kernel to boot.
         #[arg(long, value_name = "KERNEL", default_value = "6.12")]
         kernel: String,
+    },
+    /// Measures what the probes cost and what they see, beside others, and writes docs/performance.md.
+    Bench {
+        #[command(flatten)]
+        consent: Consent,
+        /// The kernel to boot.
+        #[arg(long, value_name = "KERNEL", default_value = "6.12")]
+        kernel: String,
+        /// How often each variant runs.
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        /// Connections of one run.
+        #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+        connections: u32,
+        /// Only print the tables.
+        #[arg(long)]
+        print_only: bool,
     },
     /// Formatting, clippy, the probes' build, and the size of files.
     Lint {
@@ -131,6 +148,9 @@ impl Cli {
             Cmd::Matrix { check: true, .. } => test::check_matrix(),
             Cmd::Matrix { consent, kernel, suite, .. } => test::matrix(&kernel, &suite, consent.yes),
             Cmd::Demo { consent, kernel } => daemon::demo(&kernel, consent.yes),
+            Cmd::Bench { consent, kernel, rounds, connections, print_only } => {
+                bench::run(&bench::Request { kernel, rounds, connections, print_only }, consent.yes)
+            }
             Cmd::Lint { consent } => {
                 setup::ensure(false, consent.yes)?;
                 lint::all()?;

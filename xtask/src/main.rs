@@ -9,6 +9,7 @@
 //! | `setup` | what a machine needs, and installing it |
 //! | `daemon` | `run` and `demo` |
 //! | `bare` | the README's commands on a fresh Debian |
+//! | `bench` | what the probes cost, and the page that says so |
 //! | `suites` | the guest tests, a table of data |
 //! | `test`, `lint`, `report`, `seen` | `test`, `lint` and `matrix`, and the files it writes |
 //!
@@ -16,6 +17,7 @@
 
 mod apt;
 mod bare;
+mod bench;
 mod build;
 mod cache;
 mod cli;

@@ -32,6 +32,7 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("protocols by kprobe", &["protocols", "--mechanism", "kprobe"], FULL),
     suite("evictions", &["evictions"], FULL),
     suite("evictions by kprobe", &["evictions", "--mechanism", "kprobe"], FULL),
+    suite("evictions by both", &["evictions", "--mechanism", "mixed"], FULL),
     suite("gc", &["gc"], FULL),
     suite("resets", &["resets"], FULL),
     suite("resets by kprobe", &["resets", "--mechanism", "kprobe"], FULL),

@@ -49,7 +49,7 @@ fn alloc_exit(ctx: FExitContext) -> i32 {
 }
 
 #[inline(always)]
-fn returned(net: u64, orig: u64, repl: u64, hash: u32, ret: u64, position: u64) {
+pub(super) fn returned(net: u64, orig: u64, repl: u64, hash: u32, ret: u64, position: u64) {
     let netns = netns(net);
     let slot = slot(netns);
     if ret < u64::MAX - MAX_ERRNO + 1 {

@@ -108,13 +108,13 @@ fn delete_exit(ctx: FExitContext) -> i32 {
 }
 
 #[inline(always)]
-fn enter(position: u64, net: u64, hash: u32, kind: EventKind) {
+pub(super) fn enter(position: u64, net: u64, hash: u32, kind: EventKind) {
     let evictor = Evictor { net, hash, kind: kind as u32 };
     let _: Result<(), i32> = EVICTORS.insert(context(position), evictor, BPF_ANY.into());
 }
 
 #[inline(always)]
-fn early_dropped(position: u64, made_room: bool) {
+pub(super) fn early_dropped(position: u64, made_room: bool) {
     let key = context(position);
     // SAFETY: only this context writes the value.
     let Some(evictor) = unsafe { EVICTORS.get(key) }.copied() else { return };

@@ -27,6 +27,6 @@ fn free_entry(ctx: FEntryContext) -> i32 {
 }
 
 #[inline(always)]
-fn freed(ct: u64) {
+pub(super) fn freed(ct: u64) {
     bump(slot(ct_netns(ct)), Counter::Frees);
 }

@@ -80,7 +80,7 @@ fn clash_exit(ctx: FExitContext) -> i32 {
 /// Remembers the entry that a packet of the original direction is about to insert. A REJECT's own packet is
 /// of the reply direction: the kernel accepts it without inserting anything.
 #[inline(always)]
-fn confirming(key: u64, skb: u64) {
+pub(super) fn confirming(key: u64, skb: u64) {
     let (ct, original) = skb_ct(skb);
     if ct != 0 && original {
         stash(key, Stash { tag: CONFIRM, a: skb, b: ct, c: 0, d: 0 });
@@ -88,7 +88,7 @@ fn confirming(key: u64, skb: u64) {
 }
 
 #[inline(always)]
-fn confirmed(key: u64, verdict: u32) {
+pub(super) fn confirmed(key: u64, verdict: u32) {
     let Some(Stash { a: skb, b: ct, .. }) = unstash(key, CONFIRM) else { return };
     if verdict == NF_ACCEPT {
         // A clash merged into the winner leaves the packet with the winner's entry: nothing was inserted.

@@ -1,6 +1,8 @@
 //! The hooks. Each file holds the handlers of one subject and the programs that call them.
 
 mod alloc;
+#[cfg(feature = "bench")]
+mod bench;
 mod evict;
 mod free;
 mod insert;

@@ -195,7 +195,8 @@ impl Probes {
         }
         for way in plan(probe, asked, alloc) {
             let inferring = way.programs.iter().any(|(name, _)| *name == "kfree_skb_inferred");
-            let tried = if self.system.refuse_probes.iter().any(|r| r == probe.name) {
+            let refused = |r: &String| r == probe.name || probe.way_meant(r) == Some(way.mechanism);
+            let tried = if self.system.refuse_probes.iter().any(refused) {
                 Err("refused by --test.refuse-probe".to_owned())
             } else if let (true, Some(cause)) = (inferring, &self.cause) {
                 Err(cause.clone())

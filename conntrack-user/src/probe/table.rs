@@ -48,6 +48,21 @@ pub const FENTRY: &str = "fentry";
 /// The mechanism of kprobes and kretprobes.
 pub const KPROBE: &str = "kprobe";
 
+impl Probe {
+    /// The mechanism that `NAME:MECHANISM` names, if that is a way of this probe.
+    #[must_use]
+    pub fn way_meant(&self, text: &str) -> Option<&'static str> {
+        let mechanism = text.strip_prefix(self.name)?.strip_prefix(':')?;
+        self.ways.iter().map(|(_, way)| way.mechanism).find(|way| *way == mechanism)
+    }
+
+    /// Whether the text names this probe or one way of it.
+    #[must_use]
+    pub fn is_meant(&self, text: &str) -> bool {
+        text == self.name || self.way_meant(text).is_some()
+    }
+}
+
 const fn fentry(programs: &'static [(&'static str, Hook)]) -> (Condition, Way) {
     (Condition::Always, Way { mechanism: FENTRY, programs })
 }

@@ -21,17 +21,31 @@ pub(crate) fn force(mechanism: String) {
     MECHANISM.get_or_init(|| mechanism);
 }
 
+/// Not a mechanism: what `early_drop` and `gc_worker` are probed by differs from what the rest is.
+const MIXED: &str = "mixed";
+
+fn arguments(mechanism: &str) -> Vec<&str> {
+    if mechanism == MIXED {
+        return vec!["--test.refuse-probe", "early_drop:fentry", "--test.refuse-probe", "gc_worker:fentry"];
+    }
+    vec!["--probe.mechanism", mechanism]
+}
+
 /// A running daemon; killed when dropped.
 pub(crate) struct Daemon(Child);
 
 impl Daemon {
     /// Starts it with its log in a file, and waits until the probe is attached.
     pub(crate) fn start(log: &str, probe: &str) -> anyhow::Result<Self> {
+        Self::start_by(log, probe, MECHANISM.get().map_or("auto", String::as_str))
+    }
+
+    /// The same, by this mechanism whatever [`force`] said.
+    pub(crate) fn start_by(log: &str, probe: &str, mechanism: &str) -> anyhow::Result<Self> {
         let out = std::fs::File::create(log)?;
-        let mechanism = MECHANISM.get().map_or("auto", String::as_str);
         let child = Command::new("conntrack-pressure")
             .args(["run", "--web.listen-address", ADDRESS, "--log.format", "json"])
-            .args(["--probe.mechanism", mechanism])
+            .args(arguments(mechanism))
             .stdout(Stdio::from(out))
             .spawn()
             .context("cannot start conntrack-pressure")?;
@@ -41,12 +55,15 @@ impl Daemon {
         println!("figure: {probe} attached by {by} ({mechanism} asked for)");
         // Where the kernel tells the types of the module's functions, nothing less than fentry will do.
         let wanted = match mechanism {
-            "auto" if std::path::Path::new("/sys/kernel/btf/nf_conntrack").exists() => "fentry",
-            "auto" => "kprobe",
+            "auto" | MIXED if std::path::Path::new("/sys/kernel/btf/nf_conntrack").exists() => "fentry",
+            "auto" | MIXED => "kprobe",
             other => other,
         };
         if by != wanted {
             bail!("{probe} is attached by {by}, not by {wanted}:\n{page}");
+        }
+        if mechanism == MIXED && attached_by(&page, "early_drop") != Some("kprobe") {
+            bail!("early_drop is not attached by kprobe:\n{page}");
         }
         Ok(daemon)
     }

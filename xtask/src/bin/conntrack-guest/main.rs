@@ -3,6 +3,7 @@
 mod absent;
 mod attach;
 mod churn;
+mod cost;
 mod daemon;
 mod ends;
 mod events;
@@ -38,6 +39,7 @@ const COMMANDS: &[Command] = &[
     ("resets", resets::test),
     ("races", races::test),
     ("churn", churn::test),
+    ("cost", cost::run),
     ("events", events::test),
     ("probes", probes::test),
     ("absent", absent::test),
@@ -55,7 +57,7 @@ fn main() -> ExitCode {
     let command = COMMANDS.iter().find(|(name, _)| Some(*name) == args.first().map(String::as_str));
     let Some((_, run)) = command else {
         let names: Vec<_> = COMMANDS.iter().map(|(name, _)| *name).collect();
-        eprintln!("usage: conntrack-guest {} [--mechanism fentry|kprobe]", names.join("|"));
+        eprintln!("usage: conntrack-guest {} [--mechanism fentry|kprobe|mixed]", names.join("|"));
         return ExitCode::FAILURE;
     };
     match run() {
