@@ -103,12 +103,12 @@ impl Statistics {
     }
 }
 
-/// The `drop` statistic of the host's table.
+/// The `drop` statistic of the table of the calling thread's namespace.
 ///
 /// # Errors
 /// When it cannot be read.
 pub(crate) fn kernel_drops() -> anyhow::Result<u64> {
-    Statistics::read(&Netns::host()?)?.of("drop")
+    Statistics::parse(&output("conntrack", &["-S"])?).of("drop")
 }
 
 #[cfg(test)]
