@@ -5,6 +5,7 @@ mod attach;
 mod churn;
 mod cost;
 mod daemon;
+mod demo;
 mod ends;
 mod events;
 mod evictions;
@@ -29,7 +30,7 @@ type Command = (&'static str, fn() -> anyhow::Result<()>);
 const COMMANDS: &[Command] = &[
     ("attach", attach::test),
     ("refusals", refusals::test),
-    ("demo", refusals::demo),
+    ("demo", demo::demo),
     ("forwarded", forwarded::test),
     ("forwarded-node", forwarded::on_the_node),
     ("owners", owners::test),

@@ -1,20 +1,18 @@
 //! Whose a refusal in the node's table is: a pod's by its device, someone's elsewhere by name of the device.
 
 use std::net::{Ipv4Addr, UdpSocket};
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::daemon::{Daemon, value};
-use crate::lab::command::output;
 use crate::lab::kernel::{self, Statistics};
+use crate::lab::pod::Pod;
 use crate::lab::router::{CLIENT4, Lab, Placement, SERVER4};
 use crate::lab::traffic::{hold_tcp, udp_flows};
 
 const LOG: &str = "/tmp/conntrack-pressure.log";
-const UID: &str = "0a1b2c3d-1111-4222-8333-1234567890ab";
 const HELD: usize = 60;
 const FLOWS: u16 = 300;
 /// The daemon's rounds are a second apart.
@@ -22,33 +20,11 @@ const SETTLED: Duration = Duration::from_millis(2_500);
 /// An address of nobody on this machine.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
-/// A process of the pod, ended when dropped.
-struct Pod(Child);
-
-impl Pod {
-    /// In the client's namespace and in a cgroup as a kubelet makes it; its log directory tells its name.
-    fn start(lab: &Lab) -> anyhow::Result<Self> {
-        let cgroup = format!("/sys/fs/cgroup/kubepods/burstable/pod{UID}/app");
-        std::fs::create_dir_all(&cgroup)?;
-        std::fs::create_dir_all(format!("/var/log/pods/shop_cart_{UID}"))?;
-        let child = lab.client.run(|| Ok(Command::new("sleep").arg("100000").spawn()?))?;
-        std::fs::write(format!("{cgroup}/cgroup.procs"), child.id().to_string()).context("cgroup.procs")?;
-        Ok(Self(child))
-    }
-}
-
-impl Drop for Pod {
-    fn drop(&mut self) {
-        let _: std::io::Result<()> = self.0.kill();
-        let _: std::io::Result<_> = self.0.wait();
-    }
-}
-
 pub(crate) fn test() -> anyhow::Result<()> {
     let lab = Lab::build(Placement::Guest)?;
     let mut daemon = Daemon::start(LOG, "alloc")?;
     // After the daemon: it must notice.
-    let _pod = Pod::start(&lab)?;
+    let _pod = Pod::start(&lab.client, "shop", "cart")?;
     let _held = hold_tcp(&lab, SERVER4.into(), 80, HELD)?;
     kernel::set_size(HELD as u64 + 4, None)?;
     let pod = "conntrack_owner_drops_total{table=\"host\",owner=\"pod\",namespace=\"shop\",pod=\"cart\",cgroup=\"\"}";
@@ -85,7 +61,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
 }
 
 /// The series when it has not changed for two of the daemon's rounds: what was held back is credited once a second.
-fn settled(daemon: &mut Daemon, series: &str, page: String) -> anyhow::Result<f64> {
+pub(crate) fn settled(daemon: &mut Daemon, series: &str, page: String) -> anyhow::Result<f64> {
     let (mut last, mut since) = (value(&page, series), Instant::now());
     daemon.until("the series to settle", |page| {
         let now = value(page, series);

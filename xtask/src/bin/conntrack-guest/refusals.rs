@@ -72,31 +72,6 @@ fn by_owner(page: &str) -> f64 {
     samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
-/// The same, for people to look at.
-pub(crate) fn demo() -> anyhow::Result<()> {
-    prepare()?;
-    let mut daemon = Daemon::start(LOG, "alloc")?;
-    let refused = flood(500)?;
-    println!("A sender was refused {refused} new connections (EPERM) by a table of {LIMIT} entries.\n");
-    let page = daemon.until("the refusals", |page| {
-        value(page, &format!("conntrack_table_full_drops_total{HOST}")).is_some_and(|n| n as u64 >= refused)
-    })?;
-    daemon.stop()?;
-    println!("Log events:");
-    for line in std::fs::read_to_string(LOG)?.lines().filter(|l| l.contains("\"refused\"")).take(3) {
-        println!("{line}");
-    }
-    println!("\nMetrics:");
-    for name in
-        ["conntrack_entries", "conntrack_table_full", "conntrack_owner_drops", "conntrack_refusal_events"]
-    {
-        for line in page.lines().filter(|l| l.starts_with(name)) {
-            println!("{line}");
-        }
-    }
-    Ok(())
-}
-
 /// Loads conntrack, keeps scrapes out of its table and makes it small.
 pub(crate) fn prepare() -> anyhow::Result<()> {
     kernel::load()?;

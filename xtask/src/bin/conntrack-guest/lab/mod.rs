@@ -11,6 +11,7 @@ pub(crate) mod kernel;
 pub(crate) mod netns;
 pub(crate) mod nft;
 pub(crate) mod packet;
+pub(crate) mod pod;
 pub(crate) mod queue;
 pub(crate) mod router;
 pub(crate) mod traffic;
