@@ -67,7 +67,6 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let labels = format!("{{table=\"netns\",namespace=\"\",pod=\"\",netns=\"{}\"}}", other.inum);
     let before = Statistics::read(&other)?;
     let refused = other.run(|| {
-        output("ip", &["link", "set", "lo", "up"])?;
         output("nft", &[TRACKED])?;
         flood(REFUSALS)
     })?;
