@@ -2,30 +2,30 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::daemon::{get, value};
 use crate::lab::command::output;
-use crate::lab::kernel::kernel_drops;
+use crate::lab::kernel::{Statistics, kernel_drops};
+use crate::lab::netns::Netns;
 use crate::refusals::{HOST, flood, prepare};
 use crate::subject::{Subject, count, mechanism};
 
 /// For how long it is watched that nothing loads the module: several rounds of the daemon's own.
 const WATCHED: Duration = Duration::from_secs(5);
 const REFUSALS: u64 = 300;
-/// Another namespace, there before conntrack is.
-const OTHER: &str = "other";
+/// A rule that makes a namespace track what it sends.
+const TRACKED: &str =
+    "table inet t { chain out { type filter hook output priority 0; ct state new counter; }; }";
 
 pub(crate) fn test() -> anyhow::Result<()> {
     not_loaded().context("this test wants a guest in which nothing loaded conntrack")?;
-    output("ip", &["netns", "add", OTHER])?;
+    let other = Netns::create("other")?;
     one_shots()?;
 
     let mut daemon = Subject::start(&[])?;
@@ -64,24 +64,15 @@ pub(crate) fn test() -> anyhow::Result<()> {
     daemon.lines("the log to say so", 1, |line| line.contains("conntrack is loaded now"))?;
     prepare()?;
     counts(&mut daemon, HOST)?;
-    in_other(|| {
-        output("ip", &["link", "set", "lo", "up"])?;
-        output(
-            "nft",
-            &["table inet t { chain out { type filter hook output priority 0; ct state new counter; }; }"],
-        )?;
-        let inode = fs::metadata("/proc/thread-self/ns/net")?.ino();
-        let labels = format!("{{table=\"netns\",namespace=\"\",pod=\"\",netns=\"{inode}\"}}");
-        let conntrack = || kernel_drops();
-        let before = conntrack()?;
-        let refused = flood(REFUSALS)?;
-        ensure!(
-            conntrack()? - before == refused,
-            "the kernel's drop statistic differs in the other namespace"
-        );
-        Ok((labels, refused))
-    })
-    .and_then(|(labels, refused)| expect(&mut daemon, &labels, 0, refused))?;
+    let labels = format!("{{table=\"netns\",namespace=\"\",pod=\"\",netns=\"{}\"}}", other.inum);
+    let before = Statistics::read(&other)?;
+    let refused = other.run(|| {
+        output("nft", &[TRACKED])?;
+        flood(REFUSALS)
+    })?;
+    let dropped = Statistics::read(&other)?.since(&before).of("drop")?;
+    ensure!(dropped == refused, "in the other namespace: EPERM {refused}, kernel drop {dropped}");
+    expect(&mut daemon, &labels, 0, refused)?;
     let status = daemon.end(Signal::TERM)?;
     ensure!(status.success(), "conntrack-pressure ended with {status} on SIGTERM");
     Ok(())
@@ -138,19 +129,4 @@ fn not_loaded() -> anyhow::Result<()> {
     ensure!(there.is_empty(), "loaded: {there:?}");
     ensure!(!Path::new("/proc/sys/net/netfilter/nf_conntrack_max").exists(), "its sysctls are there");
     Ok(())
-}
-
-/// Runs on a thread in the other namespace; programs it starts are there too.
-fn in_other<T: Send>(run: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
-    std::thread::scope(|scope| {
-        let inside = scope.spawn(|| {
-            let namespace = fs::File::open(format!("/run/netns/{OTHER}"))?;
-            move_into_link_name_space(
-                std::os::fd::AsFd::as_fd(&namespace),
-                Some(LinkNameSpaceType::Network),
-            )?;
-            run()
-        });
-        inside.join().map_err(|_| anyhow::anyhow!("the thread in the other namespace panicked"))?
-    })
 }
