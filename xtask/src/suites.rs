@@ -56,7 +56,7 @@ const FULL: &[&str] = &["6.12"];
 const SMOKE: &[&str] = &["6.12", "5.10", "newest"];
 
 const fn suite(name: &'static str, args: &'static [&'static str], test_on: &'static [&'static str]) -> Suite {
-    Suite { name, args, test_on, timeout: Duration::from_secs(300) }
+    Suite { name, args, test_on, timeout: Duration::from_secs(600) }
 }
 
 /// The kernels `matrix` runs on.
