@@ -1,6 +1,6 @@
 //! The metrics of owners, of the node and of the tool itself, as data.
 
-use super::coverage::{attached, exact, mode};
+use super::coverage::{ALLOC, Coverage, FREE, attached, exact, mode};
 use super::descriptors::Kind::{Counter, Gauge};
 use super::descriptors::{Metric, Sample, Samples};
 use super::view::View;
@@ -49,7 +49,9 @@ fn build_info(view: &View) -> Vec<Sample> {
 
 fn drift(view: &View) -> Vec<Sample> {
     let labels = [("table", "host"), ("namespace", ""), ("pod", ""), ("netns", "")];
-    let drift = view.snapshot.honesty.drift_entries.filter(|_| view.snapshot.conntrack_loaded);
+    // Without both of its probes the account is none, whatever it says.
+    let kept = Coverage::of(&view.snapshot.probes).has(&[ALLOC, FREE]);
+    let drift = view.snapshot.honesty.drift_entries.filter(|_| kept && view.snapshot.conntrack_loaded);
     drift.map(|n| Sample::new(&labels, n as f64)).into_iter().collect()
 }
 
@@ -121,7 +123,7 @@ pub const NODE_METRICS: &[Metric] = &[
         unit: "entries",
         labels: &["table=host", "namespace", "pod", "netns"],
         help: "What the books of the host's table miss against nf_conntrack_count.",
-        absent: "No probes, or no reading yet.",
+        absent: "The probes alloc and free are not both attached, or no reading yet.",
         samples: Samples::Node(drift),
     },
     Metric {
