@@ -78,10 +78,30 @@ fn stranger(lab: &Lab) -> anyhow::Result<()> {
     lab.server.run(|| {
         std::fs::write("/proc/sys/net/ipv4/ip_nonlocal_bind", "1")?;
         for port in 30_000..30_050 {
-            UdpSocket::bind((STRANGER, port))?.send_to(b"x", (CLIENT4, 9))?;
+            let socket = UdpSocket::bind((STRANGER, port))?;
+            transparent(&socket)?;
+            socket.send_to(b"x", (CLIENT4, 9))?;
         }
         Ok(())
     })
+}
+
+/// Lets a socket send from an address that is not its host's.
+fn transparent(socket: &UdpSocket) -> anyhow::Result<()> {
+    let on = 1_i32;
+    let length = u32::try_from(size_of_val(&on))?;
+    // SAFETY: an open socket, and a value that lives until the call returns, of the length given.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IP,
+            libc::IP_TRANSPARENT,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    ensure!(done == 0, "IP_TRANSPARENT: {}", std::io::Error::last_os_error());
+    Ok(())
 }
 
 fn told(event: &Value, fields: &[(&str, &str)]) -> anyhow::Result<()> {
