@@ -1,6 +1,7 @@
 //! Whose a refusal in the node's table is: a pod's by its device, someone's elsewhere by name of the device.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
