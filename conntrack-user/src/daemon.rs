@@ -25,6 +25,7 @@ use crate::drain::netns::Namespace;
 use crate::drain::netns_enter::in_namespace;
 use crate::drain::sources::{Sources, Withheld};
 use crate::drain::{ctnetlink, netns, presence};
+use crate::export::coverage;
 use crate::export::log::Logger;
 use crate::export::log_event;
 use crate::export::view::{Later, OwnerCounts, SnapshotSource, View};
@@ -192,15 +193,24 @@ impl Daemon {
         let mut probes = lock(&self.probes);
         let Some(probes) = probes.as_mut() else { return };
         probes.attach();
-        for state in probes.states() {
-            if let Some(reason) = &state.reason {
-                let fields = [
-                    ("probe", state.probe.into()),
-                    ("mechanism", state.mechanism.into()),
-                    ("reason", reason.as_str().into()),
-                ];
-                self.log.warn("probe not attached, or not by its first choice", &fields);
-            }
+        // Second choices have one cause between them, and lose nothing: one line. What is not attached at all has
+        // one each.
+        let states = probes.states();
+        let (second, none): (Vec<_>, Vec<_>) =
+            states.iter().filter(|s| s.reason.is_some()).partition(|s| coverage::attached(s));
+        let reason = |state: &ProbeState| state.reason.clone().unwrap_or_default();
+        if let Some(first) = second.first() {
+            let names: Vec<_> = second.iter().map(|s| s.probe).collect();
+            let fields = [
+                ("probes", names.join(" ").into()),
+                ("mechanism", first.mechanism.into()),
+                ("reason", reason(first).into()),
+            ];
+            self.log.info("probes attached by their second choice; doctor says why of each", &fields);
+        }
+        for state in none {
+            let fields = [("probe", state.probe.into()), ("reason", reason(state).into())];
+            self.log.warn("probe not attached", &fields);
         }
     }
 
