@@ -116,8 +116,7 @@ fn nothing_new(before: &Left) -> anyhow::Result<()> {
 fn look() -> anyhow::Result<Left> {
     let mut left = Left::new();
     for kind in KINDS {
-        let list: serde_json::Value = serde_json::from_str(&output("bpftool", &["-j", kind, "list"])?)?;
-        let list = list.as_array().with_context(|| format!("bpftool {kind} list is no list: {list}"))?;
+        let list = list(kind)?;
         // bpftool itself loads programs to list others; its own names are no business of this test.
         let own = |name: &str| {
             ["dump_bpf_", "libbpf_", "pid_iter", "det_arg_"].iter().any(|own| name.starts_with(own))
@@ -135,6 +134,19 @@ fn look() -> anyhow::Result<Left> {
     }
     files(Path::new("/sys/fs/bpf"), &mut left)?;
     Ok(left)
+}
+
+/// All objects of a kind. bpftool fails as a whole when one is freed between its id and its opening, which is what
+/// happens here all the time: then it is asked anew.
+fn list(kind: &str) -> anyhow::Result<Vec<serde_json::Value>> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match output("bpftool", &["-j", kind, "list"]) {
+            Ok(text) => return Ok(serde_json::from_str(&text)?),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
 }
 
 fn tracing() -> PathBuf {
