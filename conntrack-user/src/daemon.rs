@@ -8,7 +8,8 @@ use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX, FLAG_REPEATED};
 use conntrack_common::{Counter, Event, EventKind};
 
 use crate::aggregate::books::{Books, Reading};
-use crate::aggregate::snapshot::{ProbeState, Snapshot};
+use crate::aggregate::calm::calmest;
+use crate::aggregate::snapshot::{ProbeState, Snapshot, Table};
 use crate::aggregate::watch::Watch;
 use crate::attribute::decode::{ClockOffset, flows, source_flow, token_evidence};
 use crate::attribute::index::{Attribution, OwnerIndex, Query};
@@ -23,6 +24,7 @@ use crate::drain::counters::Counters;
 use crate::drain::events::Events;
 use crate::drain::netns::Namespace;
 use crate::drain::netns_enter::in_namespace;
+use crate::drain::pending::Pending;
 use crate::drain::sources::{Sources, Withheld};
 use crate::drain::{ctnetlink, netns, presence};
 use crate::export::coverage;
@@ -41,6 +43,7 @@ pub struct Daemon {
     probes: Mutex<Option<Probes>>,
     counters: Option<Counters>,
     sources: Mutex<Option<Sources>>,
+    pending: Mutex<Option<Pending>>,
     books: Mutex<Books>,
     owners: Mutex<Owners>,
     /// What makes the index of owners, and whether the last one was made from everything.
@@ -106,7 +109,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Daemon {
     /// Puts it together; probes are attached by the first round that finds conntrack loaded.
     #[must_use]
-    pub fn new(system: System, log: Logger, probes: Option<(Probes, Counters, Sources)>) -> Arc<Self> {
+    pub fn new(
+        system: System,
+        log: Logger,
+        probes: Option<(Probes, Counters, Sources, Pending)>,
+    ) -> Arc<Self> {
         Arc::new(Self::of(system, log, probes, Vec::new()))
     }
 
@@ -119,12 +126,14 @@ impl Daemon {
     fn of(
         system: System,
         log: Logger,
-        probes: Option<(Probes, Counters, Sources)>,
+        probes: Option<(Probes, Counters, Sources, Pending)>,
         unloaded: Vec<ProbeState>,
     ) -> Self {
-        let (probes, counters, sources) = match probes {
-            Some((probes, counters, sources)) => (Some(probes), Some(counters), Some(sources)),
-            None => (None, None, None),
+        let (probes, counters, sources, pending) = match probes {
+            Some((probes, counters, sources, pending)) => {
+                (Some(probes), Some(counters), Some(sources), Some(pending))
+            }
+            None => (None, None, None, None),
         };
         Self {
             system,
@@ -132,6 +141,7 @@ impl Daemon {
             probes: Mutex::new(probes),
             counters,
             sources: Mutex::new(sources),
+            pending: Mutex::new(pending),
             books: Mutex::default(),
             owners: Mutex::default(),
             survey: Mutex::default(),
@@ -153,6 +163,7 @@ impl Daemon {
         let mut attached = false;
         let mut told = false;
         let mut absent = false;
+        let mut waited = false;
         while !self.stop.load(Ordering::Relaxed) {
             if !attached && presence::conntrack_loaded(&self.system.procfs) {
                 attached = true;
@@ -171,6 +182,10 @@ impl Daemon {
                 && let Some(before) = check::before_start(view.snapshot.before_start.as_ref())
             {
                 self.log.warn(&before, &[]);
+            }
+            let waits = view.snapshot.tables.iter().any(refusals_wait);
+            if std::mem::replace(&mut waited, waits) && waits {
+                self.report_overdue();
             }
             for gap in lock(&self.watch).news(&view.snapshot.coverage) {
                 let fields = [
@@ -221,6 +236,17 @@ impl Daemon {
                 self.log.error("cannot read the ring of events", &[("error", error.to_string().into())]);
                 return;
             }
+        }
+    }
+
+    /// Reports refusals whose packet never came.
+    fn report_overdue(&self) {
+        let Some(overdue) = lock(&self.pending).as_mut().map(|p| p.overdue(monotonic())) else { return };
+        for event in overdue {
+            if let Some(counters) = &self.counters {
+                counters.add_one(event.netns, Counter::RefusalEvents);
+            }
+            self.observe(&event);
         }
     }
 
@@ -327,9 +353,12 @@ impl Daemon {
             // The probes' counters right before and after the kernel's count, or under churn they would differ
             // by all that came and went while its other figures were read.
             let read = in_namespace(&namespace.path, namespace.inum, || {
-                let before = sums(true);
-                let counts = ctnetlink::table_counts().ok();
-                let after = after(counts.as_ref());
+                let (before, counts, after) = calmest(|| {
+                    let before = sums(true);
+                    let counts = ctnetlink::table_counts().ok();
+                    let after = after(counts.as_ref());
+                    (before, counts, after)
+                });
                 (before, counts, after, ctnetlink::cpu_stats().ok())
             });
             let (before, counts, after, stats) = match read {
@@ -380,6 +409,11 @@ impl Daemon {
         }
         snapshot.honesty.collectors.insert("owners", survey.1);
     }
+}
+
+/// Has a refusal been counted that is neither logged nor held back nor lost?
+fn refusals_wait(table: &Table) -> bool {
+    table.counted.is_some_and(|c| c.refused > c.refusal_events + c.refusal_suppressed + c.refusal_lost)
 }
 
 /// `CLOCK_MONOTONIC`, as the probes stamp with.

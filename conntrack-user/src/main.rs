@@ -70,8 +70,8 @@ fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
     let listener = runtime.block_on(http::bind(&run.listen_address))?;
     let log = Logger::stdout(run.log_format).context("cannot start the log writer")?;
     let (daemon, events) = match Probes::load(&system) {
-        Ok((probes, Drains { counters, sources, events })) => {
-            (Daemon::new(system, log.clone(), Some((probes, counters, sources))), Some(events))
+        Ok((probes, Drains { counters, sources, events, pending })) => {
+            (Daemon::new(system, log.clone(), Some((probes, counters, sources, pending))), Some(events))
         }
         Err(error) => {
             // The kernel's own figures are worth having without them.

@@ -92,7 +92,8 @@ fn refused(net: u64, orig: u64, repl: u64, hash: u32, netns: u32, slot: u32, pos
     if let Some(left) = PENDING.get_ptr_mut(key) {
         // The free of an earlier packet was not seen. Its refusal is reported all the same.
         // SAFETY: only this context writes the value.
-        emit::send(unsafe { &mut *left }, slot, Fate::Refusal);
+        let left = unsafe { &mut *left };
+        emit::send(left, crate::table::slot(left.netns), Fate::Refusal);
     }
     if PENDING.insert(key, event, BPF_ANY.into()).is_err() {
         emit::send(&mut event, slot, Fate::Refusal);

@@ -1,6 +1,7 @@
 //! Stage three: figures for each table from what was drained.
 
 pub mod books;
+pub mod calm;
 pub mod gaps;
 pub mod seed;
 pub mod snapshot;

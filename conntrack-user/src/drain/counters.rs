@@ -52,9 +52,18 @@ impl Counters {
     /// Sums of one namespace; None while it has no slot.
     #[must_use]
     pub fn table(&self, netns: u32) -> Option<Sums> {
-        let slot = (OVERFLOW_SLOT + 1..MAX_TABLES)
-            .find(|slot| self.slots.word(*slot as usize) == u64::from(netns))?;
-        Some(self.sums(slot))
+        Some(self.sums(self.slot(netns)?))
+    }
+
+    fn slot(&self, netns: u32) -> Option<u32> {
+        (OVERFLOW_SLOT + 1..MAX_TABLES).find(|slot| self.slots.word(*slot as usize) == u64::from(netns))
+    }
+
+    /// Counts one more, on behalf of a probe.
+    pub fn add_one(&self, netns: u32, counter: Counter) {
+        let slot = self.slot(netns).unwrap_or(OVERFLOW_SLOT) as usize;
+        let words = size_of::<TableCounters>() / size_of::<u64>();
+        self.counters.add(slot * self.cpus * words + counter as usize, 1);
     }
 
     /// As [`Self::table`], and zeros for a namespace in which nothing happened yet. None: it may be among those

@@ -55,6 +55,14 @@ impl Mapping {
         self.at(index).store(value, Ordering::Release);
     }
 
+    /// Adds to one word, as the probes do.
+    ///
+    /// # Panics
+    /// If the mapping has no such word.
+    pub fn add(&self, index: usize, value: u64) {
+        self.at(index).fetch_add(value, Ordering::AcqRel);
+    }
+
     fn at(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.bytes / size_of::<u64>(), "no such word");
         // SAFETY: inside the mapping, aligned; the kernel too writes whole words.

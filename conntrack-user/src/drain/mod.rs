@@ -11,6 +11,7 @@ pub mod netns;
 pub mod netns_enter;
 pub mod nftables;
 pub mod nlattr;
+pub mod pending;
 pub mod pool;
 pub mod presence;
 pub mod rtnetlink;

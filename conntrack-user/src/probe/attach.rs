@@ -17,6 +17,7 @@ use crate::config::System;
 use crate::drain::counters::Counters;
 use crate::drain::events::Events;
 use crate::drain::mapping::Mapping;
+use crate::drain::pending::Pending;
 use crate::drain::pool::Pool;
 use crate::drain::sources::Sources;
 use crate::export::coverage::{ALLOC, EARLY_DROP, KFREE_SKB, NOT_ATTACHED, attached};
@@ -33,6 +34,8 @@ pub struct Drains {
     pub sources: Sources,
     /// Records of rare facts.
     pub events: Events,
+    /// Refusals that wait for their packet.
+    pub pending: Pending,
 }
 
 /// Probes in the kernel; dropping it detaches and unloads everything.
@@ -88,6 +91,7 @@ impl Probes {
             counters: Counters::map(counters, slots, tables, cpus)?,
             sources: Sources::map(take(&mut ebpf, "SOURCE_WINDOWS")?, sources)?,
             events: Events::new(take(&mut ebpf, "EVENTS")?)?,
+            pending: Pending::new(take(&mut ebpf, "PENDING")?)?,
         };
         let control = Mapping::new(take(&mut ebpf, "CONTROL")?, size_of::<Control>())?;
         let cause = (reason == u32::MAX)
