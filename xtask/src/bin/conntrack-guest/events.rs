@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 
-use crate::daemon::DEADLINE;
+use crate::daemon::{DEADLINE, get};
 use crate::lab::kernel::kernel_drops;
 use crate::refusals::{HOST, prepare};
 use crate::subject::{Line, Subject, count};
@@ -123,11 +123,22 @@ fn late_comers(daemon: &Subject) -> anyhow::Result<Vec<Duration>> {
             .find_map(|port| send(address, port).transpose());
         let refused = refused.context("the full table lets everything in")??;
         let wanted = |line: &str| is_refused(line) && line.contains(&format!("\"src\":\"{address}\""));
-        let lines = daemon.lines(&format!("the refusal of {address} to be logged"), 1, wanted)?;
+        let lines = daemon
+            .lines(&format!("the refusal of {address} to be logged"), 1, wanted)
+            .with_context(|| what_it_knows().unwrap_or_default())?;
         ensure!(source(&lines[0])? == refused.source, "the line is of another flow: {}", lines[0].text);
         delays.push(lines[0].at.saturating_duration_since(refused.before));
     }
     Ok(delays)
+}
+
+/// What the daemon says of runs it missed and of refusals, for a failure to be understood.
+fn what_it_knows() -> anyhow::Result<String> {
+    let names =
+        ["conntrack_probe_missed_total", "conntrack_refusal", "conntrack_table_full", "conntrack_counts"];
+    let page = get("/metrics")?;
+    let told = page.lines().filter(|line| names.iter().any(|name| line.starts_with(name)));
+    Ok(told.chain([format!("kernel drop {}", kernel_drops()?).as_str()]).collect::<Vec<_>>().join("\n"))
 }
 
 /// Events + suppressed + lost = refusals, and each event is a line.
