@@ -24,6 +24,11 @@ pub(crate) fn force(mechanism: String) {
 /// Not a mechanism: what `early_drop` and `gc_worker` are probed by differs from what the rest is.
 const MIXED: &str = "mixed";
 
+/// The arguments that make a daemon attach as [`force`] said.
+pub(crate) fn forced() -> Vec<&'static str> {
+    MECHANISM.get().map(|mechanism| arguments(mechanism)).unwrap_or_default()
+}
+
 fn arguments(mechanism: &str) -> Vec<&str> {
     if mechanism == MIXED {
         return vec!["--test.refuse-probe", "early_drop:fentry", "--test.refuse-probe", "gc_worker:fentry"];

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::daemon::{ADDRESS, DEADLINE, get, value};
+use crate::daemon::{ADDRESS, DEADLINE, forced, get, value};
 
 /// A log line and when it was read.
 #[derive(Clone, Debug)]
@@ -30,6 +30,7 @@ impl Subject {
     pub(crate) fn start(args: &[&str]) -> anyhow::Result<Self> {
         let mut child = Command::new("conntrack-pressure")
             .args(["run", "--web.listen-address", ADDRESS, "--log.format", "json"])
+            .args(forced())
             .args(args)
             .stdout(Stdio::piped())
             .spawn()
