@@ -36,7 +36,7 @@ pub enum Counter {
     ChainTooLong,
     /// Insert refused because the entry was already dying.
     Dying,
-    /// Packets reported by the INVALID hook.
+    /// Kept for an INVALID hook; no probe counts it yet, and nothing shows it.
     Invalid,
     /// Resets sent by a socket of this namespace, or by the namespace for want of one.
     ResetsSent,

@@ -91,7 +91,6 @@ fn counted(sums: &Sums) -> Counted {
         clash_lost: of(Counter::ClashLost),
         chain_too_long: of(Counter::ChainTooLong),
         dying: of(Counter::Dying),
-        invalid: of(Counter::Invalid),
         resets_sent: of(Counter::ResetsSent),
         resets_received: of(Counter::ResetsReceived),
         resets_evicted: of(Counter::ResetsEvicted),

@@ -86,8 +86,6 @@ pub struct Counted {
     pub chain_too_long: u64,
     /// Inserts refused because the entry was dying.
     pub dying: u64,
-    /// INVALID packets seen by the hook; the kernel's statistic is the exact count.
-    pub invalid: u64,
     /// Resets sent.
     pub resets_sent: u64,
     /// Resets received.

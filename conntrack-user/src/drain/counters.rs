@@ -1,7 +1,5 @@
 //! The probes' counters, read through a mapping: a map system call would make the kernel skip kprobe programs.
 
-use std::collections::BTreeMap;
-
 use aya::maps::Map;
 use conntrack_common::{Counter, MAX_TABLES, OVERFLOW_SLOT, TableCounters};
 
@@ -36,17 +34,6 @@ impl Counters {
             pool,
             cpus,
         })
-    }
-
-    /// Sums of every namespace that has a slot.
-    #[must_use]
-    pub fn tables(&self) -> BTreeMap<u32, Sums> {
-        (OVERFLOW_SLOT + 1..MAX_TABLES)
-            .filter_map(|slot| {
-                let netns = u32::try_from(self.slots.word(slot as usize)).ok()?;
-                (netns != 0).then(|| (netns, self.sums(slot)))
-            })
-            .collect()
     }
 
     /// Sums of one namespace; None while it has no slot.

@@ -29,7 +29,7 @@ pub const FIELDS: &[Field] = &[
         "event",
         "string",
         "always",
-        "`refused`, `inferred_refusal`, `evicted`, `reset`, `clash_lost` or `invalid`.",
+        "`refused`, `inferred_refusal`, `evicted`, `reset` or `clash_lost`. `invalid` is kept for a probe that there is not yet.",
     ),
     field(
         "reason",

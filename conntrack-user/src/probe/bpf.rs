@@ -166,6 +166,7 @@ fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
 
 /// # Safety
 /// The command must be one that answers with a new fd, and what the attribute points to must live.
+// SAFETY: what the caller owes is said above, and each caller says why it holds.
 unsafe fn call_for_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
     let fd = call(command, attr)?;
     // SAFETY: new, and nobody else's.

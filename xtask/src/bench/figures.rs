@@ -11,7 +11,7 @@ use super::churn::Line;
 const BARE: &str = "bare";
 
 /// A variant over all rounds.
-#[derive(Clone, Debug, Serialize, PartialEq)]
+#[derive(Clone, Debug, Default, Serialize, PartialEq)]
 pub(crate) struct Variant {
     /// Who watched.
     pub(crate) variant: String,
@@ -56,17 +56,7 @@ pub(crate) fn summed_up(lines: &[Line]) -> Result<Vec<Variant>> {
 
 fn one(name: &str, lines: &[Line], bare: &BTreeMap<u64, f64>) -> Result<Variant> {
     let (mut ratios, mut each) = (Vec::new(), Vec::new());
-    let mut sum = Variant {
-        variant: name.to_owned(),
-        not_run: None,
-        rounds: 0,
-        ratio: None,
-        ns_a_connection: None,
-        made: 0,
-        saw: None,
-        exact_rounds: 0,
-        missed: None,
-    };
+    let mut sum = Variant { variant: name.to_owned(), ..Variant::default() };
     for line in lines {
         match line {
             Line::NotRun { variant, not_run } if variant == name => sum.not_run = Some(not_run.clone()),

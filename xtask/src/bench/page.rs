@@ -151,13 +151,7 @@ mod tests {
             churn: vec![Variant {
                 variant: "bpftrace".to_owned(),
                 not_run: Some("could not be had".to_owned()),
-                rounds: 0,
-                ratio: None,
-                ns_a_connection: None,
-                made: 0,
-                saw: None,
-                exact_rounds: 0,
-                missed: None,
+                ..Variant::default()
             }],
         };
         let text = results.markdown();
