@@ -5,11 +5,16 @@
 
 #![no_std]
 
+pub mod account;
 pub mod counter;
+pub mod directory;
 pub mod event;
 pub mod offsets;
+pub mod place;
 pub mod tuple;
+pub mod turn;
 
+pub use account::{AccountCounters, MAX_ACCOUNTS};
 pub use counter::{Counter, TableCounters};
 pub use event::{Control, Event, EventKind, SourceKey, SourceWindow, Token};
 pub use offsets::Offsets;
@@ -47,7 +52,7 @@ pub const RESET_WINDOW_NS: u64 = 120_000_000_000;
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Control, Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token};
+    use super::{AccountCounters, Control, Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token};
 
     macro_rules! pod {
         ($($type:ty),*) => {$(
@@ -55,5 +60,5 @@ mod pod {
             unsafe impl aya::Pod for $type {}
         )*};
     }
-    pod!(Control, Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token);
+    pod!(AccountCounters, Control, Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token);
 }

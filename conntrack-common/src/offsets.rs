@@ -22,6 +22,8 @@ pub struct Offsets {
     pub skb_sk: u32,
     /// `sk_buff.dev`
     pub skb_dev: u32,
+    /// `sk_buff.skb_iif`
+    pub skb_iif: u32,
     /// `sk_buff.head`
     pub skb_head: u32,
     /// `sk_buff.network_header`
@@ -65,4 +67,4 @@ impl Offsets {
     pub const ABSENT: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Offsets>() == 108);
+const _: () = assert!(size_of::<Offsets>() == 112);

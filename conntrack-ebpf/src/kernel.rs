@@ -29,23 +29,69 @@ const THREAD_SIZE: u64 = 16 << 10;
 /// `IPS_SRC_NAT | IPS_DST_NAT` of `nf_conn.status`.
 pub(crate) const IPS_NAT_MASK: u32 = 1 << 4 | 1 << 5;
 
+/// A way to read kernel memory.
+pub(crate) trait Reader {
+    /// Reads a value; `None` when the address faults.
+    fn read<T: Copy>(address: u64) -> Option<T>;
+
+    /// A pointer that was read, as one to read by.
+    #[inline(always)]
+    fn follow(pointer: u64) -> u64 {
+        pointer
+    }
+}
+
+/// By helper, from any address.
+pub(crate) struct Probed;
+
+impl Reader for Probed {
+    #[inline(always)]
+    fn read<T: Copy>(address: u64) -> Option<T> {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+    }
+}
+
+/// By plain loads, from what the verifier knows the type of: arguments of fentry and fexit programs, and what
+/// those point to. A `T` must be a member's own.
+pub(crate) struct Typed;
+
+impl Reader for Typed {
+    #[inline(always)]
+    fn read<T: Copy>(address: u64) -> Option<T> {
+        // SAFETY: the verifier lets only loads of members pass, and the kernel catches one that faults.
+        Some(unsafe { core::ptr::read_volatile(address as *const T) })
+    }
+}
+
 /// Reads a value; `None` when the address faults.
 #[inline(always)]
-pub(crate) fn read<T>(address: u64) -> Option<T> {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+pub(crate) fn read<T: Copy>(address: u64) -> Option<T> {
+    Probed::read(address)
 }
 
 /// Reads a member by its offset; `None` when this kernel has no such member.
 #[inline(always)]
-pub(crate) fn member<T>(base: u64, offset: usize) -> Option<T> {
-    if offset == Offsets::ABSENT as usize || base == 0 { None } else { read(base + offset as u64) }
+pub(crate) fn member<T: Copy>(base: u64, offset: usize) -> Option<T> {
+    member_by::<Probed, T>(base, offset)
+}
+
+/// As [`member`], by this way.
+#[inline(always)]
+pub(crate) fn member_by<R: Reader, T: Copy>(base: u64, offset: usize) -> Option<T> {
+    if offset == Offsets::ABSENT as usize || base == 0 { None } else { R::read(base + offset as u64) }
 }
 
 /// inode of a `struct net *`.
 #[inline(always)]
 pub(crate) fn netns(net: u64) -> u32 {
-    member(net, offsets().net_inum()).unwrap_or(0)
+    netns_by::<Probed>(net)
+}
+
+/// As [`netns`], by this way.
+#[inline(always)]
+pub(crate) fn netns_by<R: Reader>(net: u64) -> u32 {
+    member_by::<R, u32>(net, offsets().net_inum()).unwrap_or(0)
 }
 
 /// inode of the namespace of a `struct nf_conn *`.
@@ -85,6 +131,21 @@ struct KernelTuple {
 
 const _: () = assert!(size_of::<KernelTuple>() == 40);
 
+/// Where members of `struct nf_conntrack_tuple` are.
+const TUPLE_L3NUM: u64 = 18;
+
+/// Family and source address of a `struct nf_conntrack_tuple *`, as in [`Tuple`].
+#[inline(always)]
+pub(crate) fn tuple_source<R: Reader>(address: u64) -> Option<(u32, [u64; 2])> {
+    let l3num = u32::from(R::read::<u16>(address + TUPLE_L3NUM)?);
+    let word = |n: u64| R::read::<u32>(address + 4 * n).map(u64::from);
+    let mut source = [word(0)?, 0];
+    if l3num == u32::from(AF_INET6) {
+        source = [source[0] | word(1)? << 32, word(2)? | word(3)? << 32];
+    }
+    Some((l3num, source))
+}
+
 /// Reads a `struct nf_conntrack_tuple *`.
 #[inline(always)]
 pub(crate) fn tuple(address: u64) -> Option<Tuple> {
@@ -103,8 +164,8 @@ pub(crate) fn tuple(address: u64) -> Option<Tuple> {
 
 /// The entry a packet is tied to (0: none) and whether the packet is of the original direction.
 #[inline(always)]
-pub(crate) fn skb_ct(skb: u64) -> (u64, bool) {
-    let nfct: u64 = member(skb, offsets().skb_nfct()).unwrap_or(0);
+pub(crate) fn skb_ct<R: Reader>(skb: u64) -> (u64, bool) {
+    let nfct: u64 = member_by::<R, u64>(skb, offsets().skb_nfct()).unwrap_or(0);
     (nfct & !NFCT_INFOMASK, nfct & NFCT_INFOMASK < IP_CT_IS_REPLY)
 }
 
@@ -168,11 +229,22 @@ pub(crate) fn skb_is_reset(skb: u64) -> bool {
 #[inline(always)]
 pub(crate) fn skb_device(skb: u64) -> Option<(u32, u32)> {
     let device: u64 = member(skb, offsets().skb_dev())?;
-    if device == 0 {
-        return None;
-    }
     let index: u32 = member(device, offsets().dev_ifindex())?;
-    Some((index, netns(member(device, offsets().dev_net()).unwrap_or(0))))
+    Some((index, skb_netns::<Probed>(skb)?))
+}
+
+/// inode of the namespace a packet is in; None while it is on no device.
+#[inline(always)]
+pub(crate) fn skb_netns<R: Reader>(skb: u64) -> Option<u32> {
+    let device = member_by::<R, u64>(skb, offsets().skb_dev()).filter(|device| *device != 0)?;
+    let net = member_by::<R, u64>(R::follow(device), offsets().dev_net())?;
+    Some(netns_by::<R>(R::follow(net)))
+}
+
+/// Index of the device a packet came in by; 0: it was made in this namespace.
+#[inline(always)]
+pub(crate) fn skb_iif<R: Reader>(skb: u64) -> Option<u32> {
+    member_by::<R, u32>(skb, offsets().skb_iif())
 }
 
 /// `TCP_TIME_WAIT`, `TCP_NEW_SYN_RECV`: not full sockets, they have no cgroup.

@@ -7,11 +7,15 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod account;
+mod directory;
 mod emit;
 mod kernel;
 mod maps;
+mod place;
 mod probes;
 mod table;
+mod turn;
 
 #[cfg(not(test))]
 #[panic_handler]

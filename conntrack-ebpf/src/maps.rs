@@ -6,8 +6,11 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, Queue, RingBuf},
 };
 use conntrack_common::{
-    Control, Event, FlowKey, MAX_SOURCES, MAX_TABLES, Offsets, RING_BYTES, SourceKey, SourceWindow,
-    TableCounters, Token,
+    AccountCounters, Control, Event, FlowKey, MAX_ACCOUNTS, MAX_SOURCES, MAX_TABLES, Offsets, RING_BYTES,
+    SourceKey, SourceWindow, TableCounters, Token,
+    directory::{DIRECTORY_PLACES, DirectoryEntry},
+    place::Bucket,
+    turn::TURNS as TURN_WORDS,
 };
 
 /// Where the kernel keeps what is read here; set by the daemon from the kernel's BTF.
@@ -17,6 +20,12 @@ static OFFSETS: Offsets = offsets_absent();
 /// Number of possible CPUs; set by the daemon.
 #[unsafe(no_mangle)]
 static CPUS: u32 = 1;
+
+/// Buckets of `PLACES` less one, and places of `SEEDS` less one; set by the daemon, which sizes the maps.
+#[unsafe(no_mangle)]
+static PLACES_MASK: u32 = 0;
+#[unsafe(no_mangle)]
+static SEEDS_MASK: u32 = 0;
 
 /// Value of `SKB_DROP_REASON_NETFILTER_DROP` in this kernel; set by the daemon.
 #[unsafe(no_mangle)]
@@ -37,6 +46,35 @@ pub(crate) static SLOT_NETNS: Array<u64> = Array::with_max_entries(MAX_TABLES, B
 /// slot × CPUs + cpu → counters. Mapped by the daemon, which sets its size before load.
 #[map]
 pub(crate) static COUNTERS: Array<TableCounters> = Array::with_max_entries(MAX_TABLES, BPF_F_MMAPABLE);
+
+/// cpu × accounts + account → counters. Mapped by the daemon, which sets its size before load.
+#[map]
+pub(crate) static ACCOUNTS: Array<AccountCounters> = Array::with_max_entries(MAX_ACCOUNTS, BPF_F_MMAPABLE);
+
+/// Owners of addresses, devices, cgroups. Written by the daemon through a mapping.
+#[map]
+pub(crate) static DIRECTORY: Array<DirectoryEntry> =
+    Array::with_max_entries(DIRECTORY_PLACES, BPF_F_MMAPABLE);
+
+/// Entry → account. The daemon sets its size before load.
+#[map]
+pub(crate) static PLACES: Array<Bucket> = Array::with_max_entries(1, 0);
+
+/// The same where the kernel has no compare-and-exchange (before 5.12): `struct nf_conn *` → state, accounts.
+#[map]
+pub(crate) static PLACES_BY_HASH: HashMap<u64, [u64; 2]> = HashMap::with_max_entries(1, 0);
+
+/// Entries older than the probes: fingerprints of tuple → account. Written by the daemon through a mapping.
+#[map]
+pub(crate) static SEEDS: Array<DirectoryEntry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Which twin runs first, and what the second did for it. Mapped by the daemon.
+#[map]
+pub(crate) static TURNS: Array<u64> = Array::with_max_entries(TURN_WORDS, BPF_F_MMAPABLE);
+
+/// Sign of a twin that has done its work where no entry has a place to leave it: what it was about → its number.
+#[map]
+pub(crate) static SIGNS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(4_096, 0);
 
 /// Records of rare facts.
 #[map]
@@ -153,6 +191,7 @@ fields!(
     skb_nfct,
     skb_sk,
     skb_dev,
+    skb_iif,
     skb_head,
     skb_network_header,
     skb_transport_header,
@@ -178,6 +217,20 @@ fields!(
 pub(crate) fn cpus() -> u32 {
     // SAFETY: a live static; volatile for the reason given at `VolatileOffsets`.
     unsafe { core::ptr::read_volatile(&raw const CPUS) }
+}
+
+/// Buckets of `PLACES` less one.
+#[inline(always)]
+pub(crate) fn places_mask() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const PLACES_MASK) }
+}
+
+/// Places of `SEEDS` less one.
+#[inline(always)]
+pub(crate) fn seeds_mask() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const SEEDS_MASK) }
 }
 
 /// `SKB_DROP_REASON_NETFILTER_DROP`.

@@ -9,14 +9,20 @@ use aya_ebpf::{
     macros::{fexit, kprobe, kretprobe},
     programs::{FExitContext, ProbeContext, RetProbeContext},
 };
-use conntrack_common::{Counter, EventKind};
+use conntrack_common::{
+    Counter, EventKind,
+    turn::{TURN_UNPLACED, Twin},
+};
 
 use super::{frame, sp_at_entry, sp_at_return, stash, unstash};
 use crate::{
+    account::{Accounts, Column, add, of_new},
     emit::{self, Fate},
-    kernel::{self, context, netns},
-    maps::{FULL_MARKS, FullMark, PENDING, Stash, control},
-    table::{bump, slot},
+    kernel::{self, Probed, Reader, Typed, context, netns_by},
+    maps::{FULL_MARKS, FullMark, PENDING, Stash, TURNS, control},
+    place::{ByBucket, ByHash, Placed, Places},
+    table::{add_one, bump, slot},
+    turn::Turn,
 };
 
 const TAG: u64 = 1;
@@ -32,41 +38,112 @@ fn alloc_enter(ctx: ProbeContext) -> u32 {
 
 #[kretprobe]
 fn alloc_return(ctx: RetProbeContext) -> u32 {
-    let sp = sp_at_return(&ctx);
-    if let Some(args) = unstash(sp, TAG) {
-        returned(args.a, args.b, args.c, args.d as u32, ctx.ret::<u64>(), sp);
-    }
+    returned_to_kretprobe::<ByBucket>(&ctx);
+    0
+}
+
+#[kretprobe]
+fn alloc_return_old(ctx: RetProbeContext) -> u32 {
+    returned_to_kretprobe::<ByHash>(&ctx);
     0
 }
 
 #[fexit]
 fn alloc_exit(ctx: FExitContext) -> i32 {
-    if let Ok(ret) = ctx.ret::<u64>() {
-        let position = frame(&ctx);
-        returned(ctx.arg(0), ctx.arg(2), ctx.arg(3), ctx.arg::<u64>(5) as u32, ret, position);
-    }
+    returned_to_fexit(Turn::first(Twin::Alloc), &ctx);
+    0
+}
+
+#[fexit]
+fn alloc_exit_again(ctx: FExitContext) -> i32 {
+    returned_to_fexit(Turn::second(Twin::Alloc), &ctx);
     0
 }
 
 #[inline(always)]
-pub(super) fn returned(net: u64, orig: u64, repl: u64, hash: u32, ret: u64, position: u64) {
-    let netns = netns(net);
-    let slot = slot(netns);
-    if ret < u64::MAX - MAX_ERRNO + 1 {
-        bump(slot, Counter::Allocs);
-    } else if hash == 0 {
-        // ctnetlink and the kfuncs pass no hash: a request failed, no packet was dropped.
-        bump(slot, Counter::RefusedByRequest);
-    } else {
-        refused(net, orig, repl, hash, netns, slot, position);
+fn returned_to_kretprobe<P: Places>(ctx: &RetProbeContext) {
+    let sp = sp_at_return(ctx);
+    if let Some(args) = unstash(sp, TAG) {
+        let call = Call { net: args.a, orig: args.b, repl: args.c, hash: args.d as u32 };
+        returned::<Probed, P>(Turn::alone(Twin::Alloc), call, ctx.ret::<u64>(), || sp);
     }
 }
 
 #[inline(always)]
-fn refused(net: u64, orig: u64, repl: u64, hash: u32, netns: u32, slot: u32, position: u64) {
+fn returned_to_fexit(turn: Turn, ctx: &FExitContext) {
+    if let Ok(ret) = ctx.ret::<u64>() {
+        let call =
+            Call { net: ctx.arg(0), orig: ctx.arg(2), repl: ctx.arg(3), hash: ctx.arg::<u64>(5) as u32 };
+        returned::<Typed, ByBucket>(turn, call, ret, || frame(ctx));
+    }
+}
+
+/// The arguments that tell something.
+#[derive(Clone, Copy)]
+pub(super) struct Call {
+    pub(super) net: u64,
+    pub(super) orig: u64,
+    pub(super) repl: u64,
+    pub(super) hash: u32,
+}
+
+#[inline(always)]
+pub(super) fn returned<R: Reader, P: Places>(
+    turn: Turn,
+    call: Call,
+    ret: u64,
+    position: impl FnOnce() -> u64,
+) {
+    if ret < u64::MAX - MAX_ERRNO + 1 {
+        return allocated::<R, P>(turn, call, ret);
+    }
+    let position = position();
+    if !turn.is_mine(position) {
+        return;
+    }
+    let netns = netns_by::<R>(call.net);
+    let slot = slot(netns);
+    if call.hash == 0 {
+        // ctnetlink and the kfuncs pass no hash: a request failed, no packet was dropped.
+        bump(slot, Counter::RefusedByRequest);
+    } else {
+        refused(call, netns, slot, position);
+    }
+}
+
+#[inline(always)]
+fn allocated<R: Reader, P: Places>(turn: Turn, call: Call, ct: u64) {
+    let mut owner = 0;
+    let placed = P::place(ct, turn, || {
+        let accounts = of_new::<R>(netns_by::<R>(call.net), call.orig);
+        owner = accounts.owner();
+        accounts.0
+    });
+    match placed {
+        Placed::Already => return turn.other_was_first(),
+        Placed::Now => {}
+        // It was freed, and both programs were skipped.
+        Placed::Over(before) => add(Accounts(before).owner(), Column::Frees),
+        Placed::Nowhere => {
+            if !turn.is_mine(ct) {
+                return;
+            }
+            owner = slot(netns_by::<R>(call.net));
+            if let Some(unplaced) = TURNS.get_ptr_mut(TURN_UNPLACED) {
+                // SAFETY: a live value of an array.
+                unsafe { add_one(unplaced) };
+            }
+        }
+    }
+    turn.does_the_work();
+    add(owner, Column::Allocs);
+}
+
+#[inline(always)]
+fn refused(call: Call, netns: u32, slot: u32, position: u64) {
     bump(slot, Counter::Refused);
     let control = control();
-    let mark = FullMark { net, hash: hash.into() };
+    let mark = FullMark { net: kernel::number(call.net), hash: call.hash.into() };
     let kind = if FULL_MARKS.get_ptr(mark).is_some() {
         let _: Result<(), i32> = FULL_MARKS.remove(mark);
         EventKind::RefusedTableFull
@@ -76,10 +153,10 @@ fn refused(net: u64, orig: u64, repl: u64, hash: u32, netns: u32, slot: u32, pos
         EventKind::Refused
     };
     let mut event = emit::event(kind, netns);
-    if let Some(tuple) = kernel::tuple(orig) {
+    if let Some(tuple) = kernel::tuple(call.orig) {
         event.orig = tuple;
     }
-    if let Some(tuple) = kernel::tuple(repl) {
+    if let Some(tuple) = kernel::tuple(call.repl) {
         event.reply = tuple;
     }
     if control.kfree_skb == 0 {

@@ -7,46 +7,66 @@ use aya_ebpf::{
     maps::Array,
     programs::TcContext,
 };
-use conntrack_common::EventKind;
+use conntrack_common::turn::Twin;
 
-use super::{alloc, evict, frame, free, insert, stash, unstash};
+use super::{
+    alloc::{self, Call},
+    evict, frame, free, insert, stash, unstash,
+};
 use crate::{
-    kernel::number,
+    kernel::{Probed, Reader, number},
     maps::{Stash, offsets},
+    place::ByBucket,
+    turn::Turn,
 };
 
 const TAG: u64 = 1;
-/// Where the made-up namespace is in `Fake`, in bytes.
-const NET: u64 = 128;
 const HASH: u32 = 1;
 const NF_ACCEPT: u32 = 1;
 const ENOMEM: u64 = 12;
+const WORDS: usize = 32;
 
-/// A packet whose first word is its `_nfct`, the entry that points to, and the entry's namespace, all in one:
-/// user space sets `OFFSETS` and the tuples accordingly.
-type Fake = [u64; 32];
+/// A packet, the entry its first word points to, its device and their namespace, all in one: user space sets
+/// `OFFSETS` and the members accordingly.
+type Fake = [u64; WORDS];
 
 #[map]
 static FAKE: Array<Fake> = Array::with_max_entries(1, 0);
 
-/// The address of the made-up entry, as a number.
-#[inline(always)]
-fn fake() -> Option<u64> {
-    Some(number(FAKE.get_ptr(0)? as u64))
+/// By plain loads from the made-up packet, as fexit programs read a real one.
+struct Made;
+
+impl Reader for Made {
+    #[inline(always)]
+    fn read<T: Copy>(address: u64) -> Option<T> {
+        // SAFETY: inside the only value of the array, or the verifier refuses the program.
+        Some(unsafe { core::ptr::read_volatile(address as *const T) })
+    }
+
+    #[inline(always)]
+    fn follow(_: u64) -> u64 {
+        FAKE.get_ptr(0).map_or(0, |fake| fake as u64)
+    }
 }
 
-/// Makes the packet point to its entry, and the entry to its namespace.
+/// The made-up packet, as a pointer that the verifier knows.
+#[inline(always)]
+fn fake() -> Option<u64> {
+    Some(FAKE.get_ptr(0)? as u64)
+}
+
+/// Makes the packet point to its entry, its device, and their namespace.
 #[classifier]
 fn bench_setup(_ctx: TcContext) -> i32 {
     let (Some(address), Some(fake)) = (fake(), FAKE.get_ptr_mut(0)) else { return -1 };
-    let word = offsets().ct_net() / 8;
-    if word >= 32 {
-        return -1;
-    }
-    // SAFETY: inside the only value of the array.
-    unsafe {
-        (*fake)[0] = address;
-        (*fake)[word] = address + NET;
+    let address = number(address);
+    for offset in [0, offsets().ct_net(), offsets().skb_dev(), offsets().dev_net()] {
+        let word = offset / 8;
+        if word >= WORDS {
+            return -1;
+        }
+        // SAFETY: inside the only value of the array.
+        unsafe { (*fake)[word] = address };
     }
     0
 }
@@ -61,57 +81,59 @@ fn bench_empty(_ctx: TcContext) -> i32 {
 #[classifier]
 fn bench_harness(ctx: TcContext) -> i32 {
     let Some(entry) = fake() else { return -1 };
-    (entry ^ frame(&ctx)) as i32 & 0
+    (number(entry) ^ frame(&ctx)) as i32 & 0
 }
 
-/// One connection, from allocation to free, as the fentry and fexit programs run it.
+/// One connection, from allocation to free, as the fentry and fexit programs run it: each and its twin.
 #[classifier]
 fn bench_connection_fentry(ctx: TcContext) -> i32 {
-    let Some(entry) = fake() else { return -1 };
-    let position = frame(&ctx);
-    alloc::returned(entry + NET, orig(entry), reply(entry), HASH, entry, position);
-    confirm_and_free(entry, position);
+    let Some(packet) = fake() else { return -1 };
+    let (entry, position) = (number(packet), frame(&ctx));
+    let turns = |probe| [Turn::first(probe), Turn::second(probe)];
+    for turn in turns(Twin::Alloc) {
+        alloc::returned::<Made, ByBucket>(turn, call(packet), entry, || position);
+    }
+    for turn in turns(Twin::Confirm) {
+        insert::confirmed::<Made>(turn, packet, NF_ACCEPT, || position);
+    }
+    for turn in turns(Twin::Free) {
+        free::freed::<ByBucket>(turn, entry);
+    }
     0
 }
 
-/// The same as the kprobe and kretprobe programs run it, which have to keep the arguments.
+/// The same as the kprobe and kretprobe programs run it, which have to keep the arguments, and no twins.
 #[classifier]
 fn bench_connection_kprobe(ctx: TcContext) -> i32 {
-    let Some(entry) = fake() else { return -1 };
-    let position = frame(&ctx);
-    stash(position, Stash { tag: TAG, a: entry + NET, b: orig(entry), c: reply(entry), d: HASH.into() });
-    if let Some(args) = unstash(position, TAG) {
-        alloc::returned(args.a, args.b, args.c, args.d as u32, entry, position);
+    let Some(packet) = fake() else { return -1 };
+    let (entry, position) = (number(packet), frame(&ctx));
+    let args = call(entry);
+    stash(position, Stash { tag: TAG, a: args.net, b: args.orig, c: args.repl, d: args.hash.into() });
+    if let Some(kept) = unstash(position, TAG) {
+        let args = Call { net: kept.a, orig: kept.b, repl: kept.c, hash: kept.d as u32 };
+        alloc::returned::<Probed, ByBucket>(Turn::alone(Twin::Alloc), args, entry, || position);
     }
-    confirm_and_free(entry, position);
+    insert::confirming(position, entry);
+    insert::confirmed_after::<ByBucket>(position, NF_ACCEPT);
+    free::freed::<ByBucket>(Turn::alone(Twin::Free), entry);
     0
 }
 
 /// One refusal of a full table, nearly all of whose records the limiter holds back.
 #[classifier]
 fn bench_refusal(ctx: TcContext) -> i32 {
-    let Some(entry) = fake() else { return -1 };
-    let position = frame(&ctx);
-    evict::enter(position, entry + NET, HASH, EventKind::EvictedEarlyDrop);
-    evict::early_dropped(position, false);
+    let Some(packet) = fake() else { return -1 };
+    let (entry, position) = (number(packet), frame(&ctx));
+    let alone = |probe| Turn::alone(probe);
+    evict::early_dropping(alone(Twin::EarlyDrop), position, entry, HASH);
+    evict::early_dropped(alone(Twin::EarlyDrop), position, false);
     let refused = 0_u64.wrapping_sub(ENOMEM);
-    alloc::returned(entry + NET, orig(entry), reply(entry), HASH, refused, position);
+    alloc::returned::<Probed, ByBucket>(alone(Twin::Alloc), call(entry), refused, || position);
     0
 }
 
 #[inline(always)]
-fn confirm_and_free(entry: u64, position: u64) {
-    insert::confirming(position, entry);
-    insert::confirmed(position, NF_ACCEPT);
-    free::freed(entry);
-}
-
-#[inline(always)]
-fn orig(entry: u64) -> u64 {
-    entry + offsets().ct_orig() as u64
-}
-
-#[inline(always)]
-fn reply(entry: u64) -> u64 {
-    entry + offsets().ct_reply() as u64
+fn call(entry: u64) -> Call {
+    let (orig, repl) = (entry + offsets().ct_orig() as u64, entry + offsets().ct_reply() as u64);
+    Call { net: entry, orig, repl, hash: HASH }
 }

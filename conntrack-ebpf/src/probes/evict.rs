@@ -12,14 +12,19 @@ use aya_ebpf::{
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
-use conntrack_common::{Counter, EventKind, Token, event::FLAG_NAT, event::FLAG_REPLY};
+use conntrack_common::{
+    Counter, EventKind, Token,
+    event::{FLAG_NAT, FLAG_REPLY},
+    turn::Twin,
+};
 
-use super::{frame, sp_at_entry, sp_at_return, stash, unstash};
+use super::{frame, scalar, sp_at_entry, sp_at_return, stash, unstash};
 use crate::{
     emit::{self, Fate},
     kernel::{self, IPS_NAT_MASK, context, netns},
     maps::{EVICTORS, Evictor, FULL_MARKS, FullMark, Stash, TOKENS, offsets},
     table::{bump, slot},
+    turn::Turn,
 };
 
 const DELETE: u64 = 2;
@@ -27,33 +32,47 @@ const DELETE: u64 = 2;
 #[kprobe]
 fn early_drop_enter(ctx: ProbeContext) -> u32 {
     let arg = |n| ctx.arg::<u64>(n).unwrap_or(0);
-    enter(sp_at_entry(&ctx), arg(0), arg(1) as u32, EventKind::EvictedEarlyDrop);
+    early_dropping(Turn::alone(Twin::EarlyDrop), sp_at_entry(&ctx), arg(0), arg(1) as u32);
     0
 }
 
 #[kretprobe]
 fn early_drop_return(ctx: RetProbeContext) -> u32 {
-    early_dropped(sp_at_return(&ctx), ctx.ret::<u64>() & 0xff != 0);
+    early_dropped(Turn::alone(Twin::EarlyDrop), sp_at_return(&ctx), ctx.ret::<u64>() & 0xff != 0);
     0
 }
 
 #[fentry]
 fn early_drop_entry(ctx: FEntryContext) -> i32 {
-    enter(frame(&ctx), ctx.arg(0), ctx.arg::<u64>(1) as u32, EventKind::EvictedEarlyDrop);
+    early_dropping(Turn::first(Twin::EarlyDrop), frame(&ctx), scalar(&ctx, 0), scalar(&ctx, 1) as u32);
+    0
+}
+
+#[fentry]
+fn early_drop_entry_again(ctx: FEntryContext) -> i32 {
+    early_dropping(Turn::second(Twin::EarlyDrop), frame(&ctx), scalar(&ctx, 0), scalar(&ctx, 1) as u32);
     0
 }
 
 #[fexit]
 fn early_drop_exit(ctx: FExitContext) -> i32 {
     if let Ok(ret) = ctx.ret::<u64>() {
-        early_dropped(frame(&ctx), ret & 0xff != 0);
+        early_dropped(Turn::first(Twin::EarlyDrop), frame(&ctx), ret & 0xff != 0);
+    }
+    0
+}
+
+#[fexit]
+fn early_drop_exit_again(ctx: FExitContext) -> i32 {
+    if let Ok(ret) = ctx.ret::<u64>() {
+        early_dropped(Turn::second(Twin::EarlyDrop), frame(&ctx), ret & 0xff != 0);
     }
     0
 }
 
 #[kprobe]
 fn gc_enter(ctx: ProbeContext) -> u32 {
-    enter(sp_at_entry(&ctx), 0, 0, EventKind::EvictedGc);
+    collecting(sp_at_entry(&ctx));
     0
 }
 
@@ -65,7 +84,7 @@ fn gc_return(ctx: RetProbeContext) -> u32 {
 
 #[fentry]
 fn gc_entry(ctx: FEntryContext) -> i32 {
-    enter(frame(&ctx), 0, 0, EventKind::EvictedGc);
+    collecting(frame(&ctx));
     0
 }
 
@@ -80,7 +99,7 @@ fn delete_enter(ctx: ProbeContext) -> u32 {
     let sp = sp_at_entry(&ctx);
     let ct: u64 = ctx.arg(0).unwrap_or(0);
     // Most deletions are nobody's eviction: they end here.
-    if let Some(kind) = evicting(sp, ct) {
+    if let Some(kind) = evicting(|| sp, ct) {
         stash(sp, Stash { tag: DELETE, a: ct, b: kind.into(), c: 0, d: 0 });
     }
     0
@@ -91,34 +110,61 @@ fn delete_return(ctx: RetProbeContext) -> u32 {
     if let Some(args) = unstash(sp_at_return(&ctx), DELETE)
         && ctx.ret::<u64>() & 0xff != 0
     {
-        evicted(args.a, args.b as u32);
+        evicted(Turn::alone(Twin::Delete), args.a, args.b as u32);
     }
     0
 }
 
 #[fexit]
 fn delete_exit(ctx: FExitContext) -> i32 {
-    let ct: u64 = ctx.arg(0);
-    if let Some(kind) = evicting(frame(&ctx), ct)
-        && ctx.ret::<u64>().is_ok_and(|deleted| deleted & 0xff != 0)
-    {
-        evicted(ct, kind);
-    }
+    deleted(Turn::first(Twin::Delete), &ctx);
+    0
+}
+
+#[fexit]
+fn delete_exit_again(ctx: FExitContext) -> i32 {
+    deleted(Turn::second(Twin::Delete), &ctx);
     0
 }
 
 #[inline(always)]
-pub(super) fn enter(position: u64, net: u64, hash: u32, kind: EventKind) {
-    let evictor = Evictor { net, hash, kind: kind as u32 };
+fn deleted(turn: Turn, ctx: &FExitContext) {
+    let ct = scalar(ctx, 0);
+    if ctx.ret::<u64>().is_ok_and(|deleted| deleted & 0xff != 0)
+        && let Some(kind) = evicting(|| frame(ctx), ct)
+    {
+        evicted(turn, ct, kind);
+    }
+}
+
+/// The one worker cannot interrupt itself: no twin is needed.
+#[inline(always)]
+fn collecting(position: u64) {
+    let evictor = Evictor { net: 0, hash: 0, kind: EventKind::EvictedGc as u32 };
     let _: Result<(), i32> = EVICTORS.insert(context(position), evictor, BPF_ANY.into());
 }
 
 #[inline(always)]
-pub(super) fn early_dropped(position: u64, made_room: bool) {
+pub(super) fn early_dropping(turn: Turn, position: u64, net: u64, hash: u32) {
     let key = context(position);
+    // SAFETY: only this context writes the value.
+    let there = unsafe { EVICTORS.get(key) }.is_some_and(|there| there.net == net && there.hash == hash);
+    if turn.me != 0 && there {
+        return turn.other_was_first();
+    }
+    let evictor = Evictor { net, hash, kind: EventKind::EvictedEarlyDrop as u32 };
+    let _: Result<(), i32> = EVICTORS.insert(key, evictor, BPF_ANY.into());
+    turn.does_the_work();
+}
+
+#[inline(always)]
+pub(super) fn early_dropped(turn: Turn, position: u64, made_room: bool) {
+    let key = context(position);
+    // The twin takes it away.
     // SAFETY: only this context writes the value.
     let Some(evictor) = unsafe { EVICTORS.get(key) }.copied() else { return };
     let _: Result<(), i32> = EVICTORS.remove(key);
+    turn.does_the_work();
     if !made_room {
         bump(slot(netns(evictor.net)), Counter::TableFull);
         // Requests by ctnetlink carry hash 0 and are told apart when `__nf_conntrack_alloc` returns.
@@ -129,15 +175,21 @@ pub(super) fn early_dropped(position: u64, made_room: bool) {
 
 /// The kind of eviction that deleting this entry would be, here and now.
 #[inline(always)]
-fn evicting(position: u64, ct: u64) -> Option<u32> {
+fn evicting(position: impl FnOnce() -> u64, ct: u64) -> Option<u32> {
+    // Most deletions are of what has expired, which both evictors reap too: no eviction.
+    if kernel::ct_expired(ct) {
+        return None;
+    }
     // SAFETY: only this context writes the value.
-    let kind = unsafe { EVICTORS.get(context(position)) }?.kind;
-    // Both evictors also reap what has expired: no eviction.
-    if kernel::ct_expired(ct) { None } else { Some(kind) }
+    Some(unsafe { EVICTORS.get(context(position())) }?.kind)
 }
 
 #[inline(always)]
-fn evicted(ct: u64, kind: u32) {
+fn evicted(turn: Turn, ct: u64, kind: u32) {
+    // No other sign has this key: the slab aligns entries.
+    if !turn.is_mine(ct | 2) {
+        return;
+    }
     let netns = kernel::ct_netns(ct);
     let slot = slot(netns);
     let (counter, event_kind) = if kind == EventKind::EvictedGc as u32 {

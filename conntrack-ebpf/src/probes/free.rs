@@ -7,26 +7,72 @@ use aya_ebpf::{
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
-use conntrack_common::Counter;
+use conntrack_common::{directory::seed_key, turn::Twin};
 
+use super::scalar;
 use crate::{
-    kernel::ct_netns,
-    table::{bump, slot},
+    account::{Accounts, Column, add},
+    directory::take_seed,
+    kernel::{self, ct_netns},
+    maps::offsets,
+    place::{ByBucket, ByHash, Places, Taken},
+    table::slot,
+    turn::Turn,
 };
 
 #[kprobe]
 fn free_enter(ctx: ProbeContext) -> u32 {
-    freed(ctx.arg(0).unwrap_or(0));
+    freed::<ByBucket>(Turn::alone(Twin::Free), ctx.arg(0).unwrap_or(0));
+    0
+}
+
+#[kprobe]
+fn free_enter_old(ctx: ProbeContext) -> u32 {
+    freed::<ByHash>(Turn::alone(Twin::Free), ctx.arg(0).unwrap_or(0));
     0
 }
 
 #[fentry]
 fn free_entry(ctx: FEntryContext) -> i32 {
-    freed(ctx.arg(0));
+    freed::<ByBucket>(Turn::first(Twin::Free), scalar(&ctx, 0));
+    0
+}
+
+#[fentry]
+fn free_entry_again(ctx: FEntryContext) -> i32 {
+    freed::<ByBucket>(Turn::second(Twin::Free), scalar(&ctx, 0));
     0
 }
 
 #[inline(always)]
-pub(super) fn freed(ct: u64) {
-    bump(slot(ct_netns(ct)), Counter::Frees);
+pub(super) fn freed<P: Places>(turn: Turn, ct: u64) {
+    match P::take(ct, turn) {
+        Taken::From(accounts) => {
+            turn.does_the_work();
+            let accounts = Accounts(accounts);
+            add(accounts.owner(), Column::Frees);
+            if let Some(responder) = accounts.responder() {
+                add(responder, Column::AnswersFreed);
+            }
+        }
+        Taken::Already => turn.other_was_first(),
+        Taken::Unplaced => {
+            if turn.is_mine(ct) {
+                unplaced(ct);
+            }
+        }
+    }
+}
+
+/// It is older than the probes, or found no place.
+#[inline(never)]
+fn unplaced(ct: u64) {
+    let netns = ct_netns(ct);
+    let mut seed = 0;
+    if let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) {
+        let key = seed_key(netns, &orig);
+        seed = take_seed(key[0], key[1], key[2]);
+    }
+    let account = if seed == 0 { slot(netns) } else { (seed as u32).wrapping_sub(1) };
+    add(account, Column::Frees);
 }

@@ -6,17 +6,20 @@
 
 use aya_ebpf::{
     bindings::BPF_ANY,
-    macros::{fentry, fexit, kprobe, kretprobe},
-    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
+    macros::{fexit, kprobe, kretprobe},
+    programs::{FExitContext, ProbeContext, RetProbeContext},
 };
-use conntrack_common::{Counter, EventKind};
+use conntrack_common::{Counter, EventKind, turn::Twin};
 
-use super::{frame, sp_at_entry, sp_at_return, stash, unstash};
+use super::{frame, scalar, sp_at_entry, sp_at_return, stash, unstash};
 use crate::{
+    account::{Accounts, Column, add, of_confirmed},
     emit::{self, Fate},
-    kernel::{self, ct_netns, skb_ct},
+    kernel::{self, Probed, Reader, Typed, ct_netns, skb_ct},
     maps::{CLASH_MARKS, Stash, offsets},
+    place::{ByBucket, ByHash, Confirmed, Places},
     table::{bump, slot},
+    turn::Turn,
 };
 
 const CONFIRM: u64 = 3;
@@ -36,21 +39,25 @@ fn confirm_enter(ctx: ProbeContext) -> u32 {
 
 #[kretprobe]
 fn confirm_return(ctx: RetProbeContext) -> u32 {
-    confirmed(sp_at_return(&ctx), ctx.ret::<u64>() as u32);
+    confirmed_after::<ByBucket>(sp_at_return(&ctx), ctx.ret::<u64>() as u32);
     0
 }
 
-#[fentry]
-fn confirm_entry(ctx: FEntryContext) -> i32 {
-    confirming(frame(&ctx), ctx.arg(0));
+#[kretprobe]
+fn confirm_return_old(ctx: RetProbeContext) -> u32 {
+    confirmed_after::<ByHash>(sp_at_return(&ctx), ctx.ret::<u64>() as u32);
     0
 }
 
 #[fexit]
 fn confirm_exit(ctx: FExitContext) -> i32 {
-    if let Ok(ret) = ctx.ret::<u64>() {
-        confirmed(frame(&ctx), ret as u32);
-    }
+    confirm_exited(Turn::first(Twin::Confirm), &ctx);
+    0
+}
+
+#[fexit]
+fn confirm_exit_again(ctx: FExitContext) -> i32 {
+    confirm_exited(Turn::second(Twin::Confirm), &ctx);
     0
 }
 
@@ -64,44 +71,115 @@ fn clash_enter(ctx: ProbeContext) -> u32 {
 #[kretprobe]
 fn clash_return(ctx: RetProbeContext) -> u32 {
     if let Some(args) = unstash(sp_at_return(&ctx), CLASH) {
-        clashed(args.a, ctx.ret::<u64>() as u32);
+        clashed(Turn::alone(Twin::Clash), args.a, ctx.ret::<u64>() as u32);
     }
     0
 }
 
 #[fexit]
 fn clash_exit(ctx: FExitContext) -> i32 {
-    if let Ok(ret) = ctx.ret::<u64>() {
-        clashed(ctx.arg(0), ret as u32);
-    }
+    clash_exited(Turn::first(Twin::Clash), &ctx);
     0
+}
+
+#[fexit]
+fn clash_exit_again(ctx: FExitContext) -> i32 {
+    clash_exited(Turn::second(Twin::Clash), &ctx);
+    0
+}
+
+#[inline(always)]
+fn clash_exited(turn: Turn, ctx: &FExitContext) {
+    if let Ok(ret) = ctx.ret::<u64>() {
+        clashed(turn, scalar(ctx, 0), ret as u32);
+    }
 }
 
 /// Remembers the entry that a packet of the original direction is about to insert. A REJECT's own packet is
 /// of the reply direction: the kernel accepts it without inserting anything.
 #[inline(always)]
 pub(super) fn confirming(key: u64, skb: u64) {
-    let (ct, original) = skb_ct(skb);
+    let (ct, original) = skb_ct::<Probed>(skb);
     if ct != 0 && original {
         stash(key, Stash { tag: CONFIRM, a: skb, b: ct, c: 0, d: 0 });
     }
 }
 
+/// What kprobe and kretprobe see: a clash merged into the winner leaves the packet with the winner's entry, and
+/// nothing was inserted.
 #[inline(always)]
-pub(super) fn confirmed(key: u64, verdict: u32) {
+pub(super) fn confirmed_after<P: Places>(key: u64, verdict: u32) {
     let Some(Stash { a: skb, b: ct, .. }) = unstash(key, CONFIRM) else { return };
-    if verdict == NF_ACCEPT {
-        // A clash merged into the winner leaves the packet with the winner's entry: nothing was inserted.
-        if skb_ct(skb).0 == ct && kernel::ct_status(ct) & IPS_CONFIRMED != 0 {
-            bump(slot(ct_netns(ct)), Counter::Inserts);
-        }
-    } else if verdict == NF_DROP {
-        failed(skb, ct);
+    let turn = Turn::alone(Twin::Confirm);
+    if verdict == NF_DROP {
+        failed(turn, skb, ct, || key);
+    } else if verdict == NF_ACCEPT
+        && skb_ct::<Probed>(skb).0 == ct
+        && kernel::ct_status(ct) & IPS_CONFIRMED != 0
+    {
+        inserted::<Probed, P>(turn, skb, ct);
     }
 }
 
 #[inline(always)]
-fn failed(skb: u64, ct: u64) {
+fn confirm_exited(turn: Turn, ctx: &FExitContext) {
+    if let Ok(verdict) = ctx.ret::<u64>() {
+        confirmed::<Typed>(turn, ctx.arg(0), verdict as u32, || frame(ctx));
+    }
+}
+
+/// What fexit sees, without a look at the entry: of a packet of the original direction that was accepted, the
+/// entry is confirmed. After a merged clash that is the winner's, which its own packet, or this one, confirms
+/// once: its place tells.
+#[inline(always)]
+pub(super) fn confirmed<R: Reader>(turn: Turn, skb: u64, verdict: u32, position: impl FnOnce() -> u64) {
+    let (ct, original) = skb_ct::<R>(skb);
+    if ct == 0 || !original {
+        return;
+    }
+    if verdict == NF_ACCEPT {
+        inserted::<R, ByBucket>(turn, skb, ct);
+    } else if verdict == NF_DROP {
+        failed(turn, kernel::number(skb), ct, position);
+    }
+}
+
+#[inline(always)]
+fn inserted<R: Reader, P: Places>(turn: Turn, skb: u64, ct: u64) {
+    match P::confirm(ct) {
+        Confirmed::Now(place) => {
+            turn.does_the_work();
+            // SAFETY: a live map value; the packet holds the entry, so nobody takes it out meanwhile.
+            let before = Accounts(unsafe { *place });
+            let now = of_confirmed::<R>(before, ct, skb);
+            if now.0 != before.0 {
+                // SAFETY: as above.
+                unsafe { *place = now.0 };
+                if now.owner() != before.owner() {
+                    add(before.owner(), Column::MovedOut);
+                    add(now.owner(), Column::MovedIn);
+                }
+                if let Some(responder) = now.responder() {
+                    add(responder, Column::Answers);
+                }
+            }
+            add(now.owner(), Column::Inserts);
+        }
+        Confirmed::Before => {}
+        Confirmed::Unplaced => {
+            if turn.is_mine(ct | 1) {
+                add(slot(ct_netns(ct)), Column::Inserts);
+            }
+        }
+    }
+}
+
+/// `position` tells this call from others under way.
+#[inline(always)]
+fn failed(turn: Turn, skb: u64, ct: u64, position: impl FnOnce() -> u64) {
+    if !turn.is_mine(position() | 1) {
+        return;
+    }
     if CLASH_MARKS.get_ptr(skb).is_some() {
         let _: Result<(), i32> = CLASH_MARKS.remove(skb);
         return; // counted when it clashed
@@ -111,11 +189,16 @@ fn failed(skb: u64, ct: u64) {
 }
 
 #[inline(always)]
-fn clashed(skb: u64, verdict: u32) {
+fn clashed(turn: Turn, skb: u64, verdict: u32) {
     if verdict != NF_DROP {
         return;
     }
-    let (ct, _) = skb_ct(skb);
+    // The twin's mark, which the end of `__nf_conntrack_confirm` takes away.
+    if turn.me != 0 && CLASH_MARKS.get_ptr(skb).is_some() {
+        return turn.other_was_first();
+    }
+    turn.does_the_work();
+    let (ct, _) = skb_ct::<Probed>(skb);
     let netns = ct_netns(ct);
     let slot = slot(netns);
     bump(slot, Counter::ClashLost);

@@ -12,6 +12,7 @@ mod tcp;
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_ANY,
+    helpers::generated::bpf_get_func_arg,
     programs::{ProbeContext, RetProbeContext},
 };
 
@@ -47,6 +48,15 @@ fn unstash(key: u64, tag: u64) -> Option<Stash> {
     }
     let _: Result<(), i32> = STASH.remove(key);
     Some(value)
+}
+
+/// An argument of a tracing program as a plain number, which the verifier lets be calculated with.
+#[inline(always)]
+fn scalar<C: EbpfContext>(ctx: &C, n: u32) -> u64 {
+    let mut value = 0_u64;
+    // SAFETY: the context is a tracing program's; the helper writes one word.
+    let _: i64 = unsafe { bpf_get_func_arg(ctx.as_ptr(), n, (&raw mut value).cast()) };
+    value
 }
 
 /// The address of a tracing program's argument array: the same at entry and exit of one call.

@@ -22,6 +22,7 @@ pub fn offsets(btf: &KernelBtf) -> Offsets {
         skb_nfct: at("sk_buff", "_nfct"),
         skb_sk: at("sk_buff", "sk"),
         skb_dev: at("sk_buff", "dev"),
+        skb_iif: at("sk_buff", "skb_iif"),
         skb_head: at("sk_buff", "head"),
         skb_network_header: at("sk_buff", "network_header"),
         skb_transport_header: at("sk_buff", "transport_header"),
