@@ -62,6 +62,8 @@ impl Books {
             counted: reading.after.as_ref().map(counted),
             kernel,
             kernel_at_start: book.at_start,
+            owners: None,
+            forecast: None,
         })
     }
 

@@ -49,6 +49,47 @@ pub struct Table {
     pub kernel: Option<KernelStats>,
     /// The same statistics when this program first saw the table; differences to it are "since start".
     pub kernel_at_start: Option<KernelStats>,
+    /// What each owner has of it; their entries sum up to `accounted` (to the dump, where that is the source).
+    /// None: not known yet, or not at all.
+    pub owners: Option<Owners>,
+    /// When it will be full. None: not filling, or not known.
+    pub forecast: Option<Forecast>,
+}
+
+/// Who holds a table's entries.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Owners {
+    /// "probes": counted one by one. "dump": concluded from the last dump of the table, which is not exact.
+    pub source: &'static str,
+    /// One for each owner; in the order of owners.
+    pub parts: Vec<OwnerPart>,
+}
+
+/// One owner's part of one table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OwnerPart {
+    /// Who made the entries.
+    #[serde(flatten)]
+    pub owner: Owner,
+    /// Entries held now. Below zero only if an entry older than the probes was counted elsewhere.
+    pub entries: i64,
+    /// Entries held now that this owner answers, whoever made them; not part of any sum.
+    pub responder_entries: i64,
+    /// Entries confirmed since start. None where the source is a dump.
+    pub inserts: Option<u64>,
+    /// Entries confirmed a second, over the last seconds. None: not known yet.
+    pub inserts_per_second: Option<f64>,
+}
+
+/// When a table will be full, if it goes on like this.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Forecast {
+    /// Seconds until the limit.
+    pub seconds_to_full: f64,
+    /// Entries a second by which it grows.
+    pub growth_per_second: f64,
+    /// The owners whose entries grow, most first, at most three: (owner, entries a second).
+    pub drivers: Vec<(Owner, f64)>,
 }
 
 /// Counters of the probes for one table, since start.

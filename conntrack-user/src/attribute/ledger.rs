@@ -153,6 +153,8 @@ mod tests {
             }),
             kernel: None,
             kernel_at_start: None,
+            owners: None,
+            forecast: None,
         };
         let mut ledger = Ledger::default();
         ledger.unexplained(&[table(3, 2, 1)], |_| Owner::Unknown);

@@ -63,6 +63,8 @@ pub(crate) fn table(netns: u32, owner: Owner) -> Table {
         }),
         kernel: Some(statistics(9)),
         kernel_at_start: Some(statistics(4)),
+        owners: None,
+        forecast: None,
     }
 }
 
