@@ -4,9 +4,10 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Counter {
-    /// `__nf_conntrack_alloc` returned an object: one more entry counts against the limit.
+    /// `__nf_conntrack_alloc` returned an object: one more entry counts against the limit. The sum over the table's
+    /// accounts; the map's own stays 0.
     Allocs,
-    /// `nf_conntrack_free` ran: one entry fewer counts against the limit.
+    /// `nf_conntrack_free` ran: one entry fewer counts against the limit. As `Allocs`.
     Frees,
     /// `early_drop` evicted nothing: the table was full and a new connection was refused.
     TableFull,
@@ -20,7 +21,7 @@ pub enum Counter {
     RefusalSuppressed,
     /// Refusals whose event found the ring full.
     RefusalLost,
-    /// Entries confirmed, that is inserted by the packet path.
+    /// Entries confirmed, that is inserted by the packet path. As `Allocs`.
     Inserts,
     /// Entries evicted by `early_drop` to make room.
     EvictedEarlyDrop,

@@ -53,15 +53,23 @@ pub const fn table_key(netns: u32) -> DirectoryKey {
     [KIND_TABLE | netns as u64, 0, 0]
 }
 
-/// The key of an address, as in [`crate::Tuple::saddr`]. All of 127.0.0.0/8 is one.
+/// The key of an address, as in [`crate::Tuple::saddr`]. Loopback and link-local addresses, which each
+/// namespace or link has for itself, are one key a kind: 127.0.0.0/8, 169.254.0.0/16, fe80::/10.
 #[inline(always)]
 #[must_use]
 pub const fn address_key(netns: u32, l3num: u32, address: [u64; 2]) -> DirectoryKey {
+    let [first, second] = [address[0] as u8, (address[0] >> 8) as u8];
     if l3num == AF_INET6 {
-        [KIND_ADDRESS_V6 | netns as u64, address[0], address[1]]
+        let link_local = first == 0xfe && second & 0xc0 == 0x80;
+        let key = KIND_ADDRESS_V6 | netns as u64;
+        if link_local { [key, 0x80fe, 0] } else { [key, address[0], address[1]] }
     } else {
-        let loopback = address[0] as u8 == 127;
-        [KIND_ADDRESS_V4 | netns as u64, if loopback { 127 } else { address[0] as u32 as u64 }, 0]
+        let class = match (first, second) {
+            (127, _) => 127,
+            (169, 254) => 169 | 254 << 8,
+            _ => address[0] as u32 as u64,
+        };
+        [KIND_ADDRESS_V4 | netns as u64, class, 0]
     }
 }
 

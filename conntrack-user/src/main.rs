@@ -13,7 +13,7 @@ use conntrack_user::export::exporter::Exporter;
 use conntrack_user::export::http;
 use conntrack_user::export::log::Logger;
 use conntrack_user::export::record::LogFormat;
-use conntrack_user::probe::attach::{Drains, Probes};
+use conntrack_user::probe::attach::Probes;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -62,7 +62,7 @@ fn act(config: Config) -> anyhow::Result<u8> {
 /// One reading, without probes.
 fn look(system: System) -> anyhow::Result<std::sync::Arc<conntrack_user::export::view::View>> {
     let log = Logger::to(LogFormat::Text, std::io::stderr(), 64).context("cannot start the log writer")?;
-    Ok(Daemon::new(system, log, None).read())
+    Ok(Daemon::new(system, log, None).0.read())
 }
 
 fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
@@ -70,9 +70,7 @@ fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
     let listener = runtime.block_on(http::bind(&run.listen_address))?;
     let log = Logger::stdout(run.log_format).context("cannot start the log writer")?;
     let (daemon, events) = match Probes::load(&system) {
-        Ok((probes, Drains { counters, sources, events, pending })) => {
-            (Daemon::new(system, log.clone(), Some((probes, counters, sources, pending))), Some(events))
-        }
+        Ok(loaded) => Daemon::new(system, log.clone(), Some(loaded)),
         Err(error) => {
             // The kernel's own figures are worth having without them.
             let reason = format!("{error:#}");

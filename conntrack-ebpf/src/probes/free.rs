@@ -75,4 +75,8 @@ fn unplaced(ct: u64) {
     }
     let account = if seed == 0 { slot(netns) } else { (seed as u32).wrapping_sub(1) };
     add(account, Column::Frees);
+    let responder = (seed >> 32) as u32;
+    if responder != 0 {
+        add(responder - 1, Column::AnswersFreed);
+    }
 }

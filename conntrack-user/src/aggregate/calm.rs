@@ -2,10 +2,10 @@
 
 use conntrack_common::Counter;
 
-use crate::drain::counters::Sums;
+use crate::drain::counters::Tally;
 
 /// The probes' counters before, the kernel's count, the counters after.
-pub type Taken<T> = (Option<Sums>, Option<T>, Option<Sums>);
+pub type Taken<T> = (Option<Tally>, Option<T>, Option<Tally>);
 
 /// Readings to choose from.
 const TRIES: usize = 5;
@@ -29,7 +29,8 @@ pub fn calmest<T>(mut read: impl FnMut() -> Taken<T>) -> Taken<T> {
 /// Entries that came or went during a reading. None: there are no counters to tell.
 fn motion<T>((before, _, after): &Taken<T>) -> Option<u64> {
     let (before, after) = (before.as_ref()?, after.as_ref()?);
-    let moved = |counter: Counter| after[counter as usize].wrapping_sub(before[counter as usize]);
+    let moved =
+        |counter: Counter| after.sums[counter as usize].wrapping_sub(before.sums[counter as usize]);
     Some(moved(Counter::Allocs).saturating_add(moved(Counter::Frees)))
 }
 
@@ -37,10 +38,10 @@ fn motion<T>((before, _, after): &Taken<T>) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn sums(allocs: u64) -> Option<Sums> {
+    fn sums(allocs: u64) -> Option<Tally> {
         let mut sums = [0; Counter::COUNT];
         sums[Counter::Allocs as usize] = allocs;
-        Some(sums)
+        Some(Tally { sums, accounts: Vec::new() })
     }
 
     #[test]

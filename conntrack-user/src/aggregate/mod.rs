@@ -1,5 +1,6 @@
 //! Stage three: figures for each table from what was drained.
 
+pub mod accounts;
 pub mod books;
 pub mod calm;
 pub mod gaps;

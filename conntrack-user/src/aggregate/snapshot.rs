@@ -176,8 +176,11 @@ pub struct ProbeState {
     pub target: Option<String>,
     /// Why it is not attached, or not by the first choice; one line.
     pub reason: Option<String>,
-    /// Runs the kernel skipped (recursion, kretprobe instances); None: this kernel does not tell.
+    /// Runs lost: the kernel skipped them (recursion, kretprobe instances), and no twin made them good. At most so
+    /// many. None: this kernel does not tell.
     pub missed: Option<u64>,
+    /// Runs that the kernel skipped of one program and its twin made good; None: the probe has no twins.
+    pub caught: Option<u64>,
     /// Runs so far; None: this kernel does not tell.
     pub runs: Option<u64>,
     /// Time spent, nanoseconds; None unless kernel.bpf_stats_enabled.
@@ -197,11 +200,26 @@ pub struct ResetCount {
     pub count: u64,
 }
 
+/// What found no room in the books by owner: the sums hold, but its owner is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AccountingOverflow {
+    /// Times that an owner found no account.
+    pub owners_without_account: u64,
+    /// Addresses, devices and cgroups that the probes could not be told of, now.
+    pub untold: u64,
+    /// Entries older than the probes whose owner could not be kept.
+    pub unseeded: u64,
+    /// Entries that found no place: their table's limit was raised since start. None: without probes.
+    pub unplaced: Option<u64>,
+}
+
 /// What the tool itself lost, held back or could not do.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Honesty {
     /// Tables that found no slot: what happened there is in the overflow bucket.
     pub tables_in_overflow: u64,
+    /// What found no room in the books by owner, and is in a bucket of its own instead.
+    pub accounting: AccountingOverflow,
     /// Log events held back by the writer's own limit, or that could not be written.
     pub log_events_lost: u64,
     /// Did the last reading of each source succeed? Key: source, such as "ctnetlink", "namespaces", "owners".

@@ -119,6 +119,14 @@ impl CgroupTree {
         self.known.get(&id).map(|known| known.path.as_slice())
     }
 
+    /// Every cgroup there is, by id, from a walk now or within the last second.
+    pub fn all(&mut self, now: Instant) -> impl Iterator<Item = (u64, &[u8])> {
+        if self.walked.is_none_or(|walked| now.saturating_duration_since(walked) >= WALK_EVERY) {
+            self.walk(now);
+        }
+        self.known.iter().filter(|(_, known)| known.gone.is_none()).map(|(id, known)| (*id, known.path.as_slice()))
+    }
+
     /// Did the last walk stop at [`MAX_DIRECTORIES`], so that some cgroups cannot be named?
     #[must_use]
     pub fn truncated(&self) -> bool {

@@ -41,7 +41,9 @@ pub struct Inputs {
     pub devices: HashMap<u32, String>,
     /// Were the addresses of every namespace read? If not, none can be said to be elsewhere.
     pub complete: bool,
-    /// Path of a cgroup by id.
+    /// Every cgroup by its id, as last seen.
+    pub cgroups: Vec<(u64, Vec<u8>)>,
+    /// Path of a cgroup by id, of one that came since too.
     pub cgroup: CgroupLookup,
 }
 
@@ -81,6 +83,7 @@ pub struct OwnerIndex {
     peers: HashMap<u32, u32>,
     devices: HashMap<u32, String>,
     names: PodNames,
+    cgroups: Vec<(u64, Owner)>,
     cgroup: CgroupLookup,
 }
 
@@ -89,6 +92,8 @@ impl OwnerIndex {
     #[must_use]
     pub fn new(inputs: Inputs) -> Self {
         let names: PodNames = inputs.pods.into_iter().map(|pod| (pod.uid.clone(), pod)).collect();
+        let owned = |(id, path): &(u64, Vec<u8>)| Some((*id, owner_of_cgroup(path, &names)?));
+        let cgroups = inputs.cgroups.iter().filter_map(owned).collect();
         let mut index = Self {
             host: None,
             namespaces: HashMap::new(),
@@ -97,6 +102,7 @@ impl OwnerIndex {
             peers: inputs.peers,
             devices: inputs.devices,
             names,
+            cgroups,
             cgroup: inputs.cgroup,
         };
         for namespace in inputs.namespaces {
@@ -119,6 +125,28 @@ impl OwnerIndex {
     #[must_use]
     pub fn owner_of_netns(&self, netns: u32) -> Owner {
         self.namespaces.get(&netns).cloned().unwrap_or(Owner::Unknown)
+    }
+
+    /// Whose an address is that is none of this node's.
+    #[must_use]
+    pub fn owner_of_strangers(&self) -> Owner {
+        if self.addresses_known { Owner::External } else { Owner::Unknown }
+    }
+
+    /// Every address that is somebody's, and of which nobody can be told: [`Owner::Unknown`].
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, &Owner)> {
+        self.addresses.all()
+    }
+
+    /// The host's devices whose other end is in a pod or container.
+    pub fn tenant_devices(&self) -> impl Iterator<Item = (u32, &Owner)> {
+        let owner = |peer| self.namespaces.get(peer).filter(|owner| is_tenant(owner));
+        self.peers.iter().filter_map(move |(ifindex, peer)| Some((*ifindex, owner(peer)?)))
+    }
+
+    /// Owners of cgroups by id.
+    pub fn cgroups(&self) -> impl Iterator<Item = (u64, &Owner)> {
+        self.cgroups.iter().map(|(id, owner)| (*id, owner))
     }
 
     /// Name of a device. None: not known, or not of the host's namespace.

@@ -37,6 +37,11 @@ impl LocalAddresses {
         }
     }
 
+    /// Every address, and [`Owner::Unknown`] for those of more than one owner.
+    pub fn all(&self) -> impl Iterator<Item = (IpAddr, &Owner)> {
+        self.owners.iter().map(|(address, owner)| (*address, owner))
+    }
+
     /// Whose the address is.
     #[must_use]
     pub fn place(&self, address: IpAddr) -> Place<'_> {

@@ -15,3 +15,4 @@ pub mod pods;
 pub mod proc_cgroup;
 pub mod resets;
 pub mod survey;
+pub mod telling;

@@ -94,18 +94,29 @@ impl Survey {
             peers: peers(&links, &ids.unwrap_or_default()),
             devices: links.into_iter().map(|link| (link.index, link.name)).collect(),
             complete,
+            cgroups: self.every_cgroup(system),
             cgroup: self.cgroups(system),
         });
         Found { index, complete }
     }
 
-    fn cgroups(&mut self, system: &System) -> CgroupLookup {
+    fn tree(&mut self, system: &System) -> Option<Arc<Mutex<CgroupTree>>> {
         if self.cgroups.is_none() {
             let mountinfo = std::fs::read(system.procfs.join("self/mountinfo")).unwrap_or_default();
             let mount = find_mount(&mountinfo, &system.cgroupfs);
             self.cgroups = mount.map(|mount| Arc::new(Mutex::new(CgroupTree::new(mount))));
         }
-        let tree = self.cgroups.clone();
+        self.cgroups.clone()
+    }
+
+    fn every_cgroup(&mut self, system: &System) -> Vec<(u64, Vec<u8>)> {
+        let Some(tree) = self.tree(system) else { return Vec::new() };
+        let mut tree = tree.lock().unwrap_or_else(PoisonError::into_inner);
+        tree.all(Instant::now()).map(|(id, path)| (id, path.to_vec())).collect()
+    }
+
+    fn cgroups(&mut self, system: &System) -> CgroupLookup {
+        let tree = self.tree(system);
         Box::new(move |id| {
             // A lookup that panicked elsewhere left at worst cgroups unread, which the next walk finds.
             let mut tree = tree.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! The probes' counters, read through a mapping: a map system call would make the kernel skip kprobe programs.
 
 use aya::maps::Map;
-use conntrack_common::{Counter, MAX_TABLES, OVERFLOW_SLOT, TableCounters};
+use conntrack_common::{AccountCounters, Counter, MAX_ACCOUNTS, MAX_TABLES, OVERFLOW_SLOT, TableCounters};
 
 use super::mapping::Mapping;
 use super::pool::Pool;
@@ -12,34 +12,56 @@ const FEW_FREE: usize = MAX_TABLES as usize / 2;
 /// Sums over CPUs, indexed by [`Counter`].
 pub type Sums = [u64; Counter::COUNT];
 
-/// The mapped counters. Array of `slot × CPUs + cpu`, and slot → namespace.
+/// An account and its sums over CPUs.
+pub type AccountSums = (u32, AccountCounters);
+
+/// What the probes counted of one namespace, at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Its table's counters; what accounts count is their sum.
+    pub sums: Sums,
+    /// Its accounts: the table's own, and those asked for.
+    pub accounts: Vec<AccountSums>,
+}
+
+/// The mapped counters. Array of `slot × CPUs + cpu`, of `cpu × accounts + account`, and slot → namespace.
 pub struct Counters {
     counters: Mapping,
+    accounts: Mapping,
     slots: Mapping,
     pool: Pool<u32>,
     cpus: usize,
 }
 
 impl Counters {
-    /// Maps both arrays.
+    /// Maps the arrays.
     ///
     /// # Errors
     /// If a map is not an array or cannot be mapped.
-    pub fn map(counters: Map, slots: Map, pool: Pool<u32>, cpus: u32) -> anyhow::Result<Self> {
+    pub fn map(counters: Map, accounts: Map, slots: Map, pool: Pool<u32>, cpus: u32) -> anyhow::Result<Self> {
         let cpus = cpus as usize;
         let tables = MAX_TABLES as usize;
+        let account_bytes = MAX_ACCOUNTS as usize * size_of::<AccountCounters>();
         Ok(Self {
             counters: Mapping::new(counters, tables * cpus * size_of::<TableCounters>())?,
+            accounts: Mapping::new(accounts, cpus * account_bytes)?,
             slots: Mapping::new(slots, tables * size_of::<u64>())?,
             pool,
             cpus,
         })
     }
 
-    /// Sums of one namespace; None while it has no slot.
+    /// What was counted in one namespace, whose own accounts are these; None while nothing was.
     #[must_use]
-    pub fn table(&self, netns: u32) -> Option<Sums> {
-        Some(self.sums(self.slot(netns)?))
+    pub fn table(&self, netns: u32, accounts: &[u32]) -> Option<Tally> {
+        let slot = self.slot(netns);
+        let own = slot.into_iter().chain(accounts.iter().copied());
+        let accounts: Vec<_> = own.map(|account| (account, self.account(account))).collect();
+        let untouched = |(_, counters): &AccountSums| *counters == AccountCounters::default();
+        if slot.is_none() && accounts.iter().all(untouched) {
+            return None;
+        }
+        Some(tally(slot.map_or([0; Counter::COUNT], |slot| self.sums(slot)), accounts))
     }
 
     fn slot(&self, netns: u32) -> Option<u32> {
@@ -56,9 +78,34 @@ impl Counters {
     /// As [`Self::table`], and zeros for a namespace in which nothing happened yet. None: it may be among those
     /// that found no slot.
     #[must_use]
-    pub fn of(&self, netns: u32) -> Option<Sums> {
-        let none_missed = || self.overflow().iter().all(|n| *n == 0).then_some([0; Counter::COUNT]);
-        self.table(netns).or_else(none_missed)
+    pub fn of(&self, netns: u32, accounts: &[u32]) -> Option<Tally> {
+        let nothing = || {
+            let zeros = accounts.iter().map(|account| (*account, AccountCounters::default())).collect();
+            let none_missed = self.overflow().sums.iter().all(|n| *n == 0);
+            none_missed.then(|| tally([0; Counter::COUNT], zeros))
+        };
+        self.table(netns, accounts).or_else(nothing)
+    }
+
+    /// Sums of one account.
+    fn account(&self, account: u32) -> AccountCounters {
+        let mut sums = [0; AccountCounters::WORDS];
+        for cpu in 0..self.cpus {
+            let first = (cpu * MAX_ACCOUNTS as usize + account as usize) * AccountCounters::WORDS;
+            for (word, sum) in sums.iter_mut().enumerate() {
+                *sum += self.accounts.word(first + word);
+            }
+        }
+        let [allocs, frees, moved_in, moved_out, inserts, answers, answers_freed, pad] = sums;
+        AccountCounters { allocs, frees, moved_in, moved_out, inserts, answers, answers_freed, pad }
+    }
+
+    /// Starts an account at zero, for its next owner.
+    pub fn zero_account(&self, account: u32) {
+        for cpu in 0..self.cpus {
+            let first = (cpu * MAX_ACCOUNTS as usize + account as usize) * AccountCounters::WORDS;
+            (first..first + AccountCounters::WORDS).for_each(|word| self.accounts.set(word, 0));
+        }
     }
 
     /// Starts a namespace that is gone at zero, should its inode be used again, and gives its slot back when few
@@ -91,12 +138,13 @@ impl Counters {
         for word in slot as usize * words..(slot as usize + 1) * words {
             self.counters.set(word, 0);
         }
+        self.zero_account(slot);
     }
 
     /// What happened in namespaces that found no slot.
     #[must_use]
-    pub fn overflow(&self) -> Sums {
-        self.sums(OVERFLOW_SLOT)
+    pub fn overflow(&self) -> Tally {
+        tally(self.sums(OVERFLOW_SLOT), vec![(OVERFLOW_SLOT, self.account(OVERFLOW_SLOT))])
     }
 
     fn sums(&self, slot: u32) -> Sums {
@@ -110,4 +158,13 @@ impl Counters {
         }
         sums
     }
+}
+
+fn tally(mut sums: Sums, accounts: Vec<AccountSums>) -> Tally {
+    for (_, account) in &accounts {
+        sums[Counter::Allocs as usize] += account.allocs;
+        sums[Counter::Frees as usize] += account.frees;
+        sums[Counter::Inserts as usize] += account.inserts;
+    }
+    Tally { sums, accounts }
 }

@@ -63,6 +63,14 @@ impl Mapping {
         self.at(index).fetch_add(value, Ordering::AcqRel);
     }
 
+    /// Puts `new` where `old` is, in one step; whether it was.
+    ///
+    /// # Panics
+    /// If the mapping has no such word.
+    pub fn exchange(&self, index: usize, old: u64, new: u64) -> bool {
+        self.at(index).compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
     fn at(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.bytes / size_of::<u64>(), "no such word");
         // SAFETY: inside the mapping, aligned; the kernel too writes whole words.

@@ -3,6 +3,7 @@
 pub mod counters;
 pub mod ct_entry;
 pub mod ctnetlink;
+pub mod directory;
 pub mod events;
 pub mod kernel_stats;
 pub mod mapping;
@@ -15,5 +16,8 @@ pub mod pending;
 pub mod pool;
 pub mod presence;
 pub mod rtnetlink;
+pub mod seeds;
 pub mod sources;
 pub mod surroundings;
+pub mod turns;
+pub mod words;

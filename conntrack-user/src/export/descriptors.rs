@@ -45,9 +45,15 @@ pub enum Samples {
     },
     /// Read from the whole view.
     Node(fn(&View) -> Vec<Sample>),
-    /// From what owners suffered: refusals.
+    /// Of owners by table: entries held.
+    OwnerEntries,
+    /// Of owners by table: entries answered.
+    OwnerResponderEntries,
+    /// Of owners by table: entries confirmed.
+    OwnerInserts,
+    /// Of owners by table: refusals.
     OwnerDrops,
-    /// From what owners suffered: evictions.
+    /// Of owners by table: evictions.
     OwnerEvictions,
     /// From resets attributed.
     Resets,

@@ -11,7 +11,7 @@ use super::book::{Book, Reading};
 use super::coverage::Coverage;
 use super::descriptors::{self, Kind, Metric, Read, Sample, Samples, TableSample};
 use super::labels::{Admission, Labels, OwnerLabels, TableLabels, owner_labels, table_labels};
-use super::view::View;
+use super::view::{HeldCounts, View};
 use crate::aggregate::snapshot::Table;
 use crate::attribute::owner::Owner;
 
@@ -62,6 +62,8 @@ pub struct Exporter {
     node: Book<Node, u32>,
     owners: Book<OwnerKey, (&'static str, Owner)>,
     resets: Book<ResetKey, (Owner, &'static str, &'static str)>,
+    /// Of the last scrape.
+    held: BTreeMap<OwnerKey, HeldCounts>,
 }
 
 /// The tables of one scrape that share a label set.
@@ -81,6 +83,7 @@ impl Exporter {
             node: Book::default(),
             owners: Book::default(),
             resets: Book::default(),
+            held: BTreeMap::new(),
         }
     }
 
@@ -140,9 +143,17 @@ impl Exporter {
         let owners = view.owners.iter().map(|o| Reading {
             member: (o.table, o.owner.clone()),
             labels: (o.table, admitted(&o.owner)),
-            counters: vec![Some(o.drops), Some(o.evictions)],
+            counters: vec![Some(o.drops), Some(o.evictions), o.held.and_then(|held| held.inserts)],
         });
         let owners: Vec<_> = owners.collect();
+        self.held.clear();
+        for (reading, counts) in owners.iter().zip(&view.owners) {
+            if let Some(now) = counts.held {
+                let sum = self.held.entry(reading.labels.clone()).or_default();
+                sum.entries += now.entries;
+                sum.responder_entries += now.responder_entries;
+            }
+        }
         let resets: Vec<_> = view
             .snapshot
             .resets
@@ -176,6 +187,11 @@ impl Exporter {
                 all.filter_map(|(s, n)| Some(Sample::new(s.label.as_slice(), (*n)? as f64))).collect()
             }
             Samples::Node(read) => read(view),
+            Samples::OwnerEntries => self.held_samples(|held| Some(held.entries)),
+            Samples::OwnerResponderEntries => {
+                self.held_samples(|held| Some(held.responder_entries).filter(|answered| *answered != 0))
+            }
+            Samples::OwnerInserts => self.owner_samples(2),
             Samples::OwnerDrops => self.owner_samples(0),
             Samples::OwnerEvictions => self.owner_samples(1),
             Samples::Resets => {
@@ -189,6 +205,15 @@ impl Exporter {
             }
             Samples::Process => Vec::new(),
         }
+    }
+
+    fn held_samples(&self, read: fn(&HeldCounts) -> Option<i64>) -> Vec<Sample> {
+        let samples = self.held.iter().filter_map(|((table, owner), held)| {
+            let mut labels = vec![("table", (*table).to_owned())];
+            labels.extend(owner_pairs(owner));
+            Some(Sample { labels, value: read(held)? as f64 })
+        });
+        samples.collect()
     }
 
     fn owner_samples(&self, index: usize) -> Vec<Sample> {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::view::{OwnerCounts, View};
+use super::view::{HeldCounts, OwnerCounts, View};
 use crate::aggregate::gaps::{Gap, GapState};
-use crate::aggregate::snapshot::{Counted, Honesty, KernelStats, ProbeState, ResetCount, Snapshot, Table};
+use crate::aggregate::snapshot::{Counted, AccountingOverflow, Honesty, KernelStats, ProbeState, ResetCount, Snapshot, Table};
 use crate::attribute::owner::Owner;
 
 pub(crate) fn pod(name: &str) -> Owner {
@@ -20,6 +20,7 @@ pub(crate) fn probe(probe: &'static str, mechanism: &'static str) -> ProbeState 
         target: attached.then(|| format!("{probe}_function")),
         reason: (!attached).then(|| "the kernel refused it: EPERM".to_owned()),
         missed: attached.then_some(0),
+        caught: None,
         runs: attached.then_some(1000),
         run_time_ns: attached.then_some(2_500_000),
     }
@@ -94,6 +95,7 @@ pub(crate) fn snapshot() -> Snapshot {
         ],
         resets: vec![ResetCount { owner: pod("web-0"), cause: "evicted", confidence: "exact", count: 4 }],
         honesty: Honesty {
+            accounting: AccountingOverflow { unplaced: Some(0), ..AccountingOverflow::default() },
             tables_in_overflow: 0,
             log_events_lost: 0,
             collectors: BTreeMap::from([("ctnetlink", true), ("namespaces", false)]),
@@ -104,7 +106,8 @@ pub(crate) fn snapshot() -> Snapshot {
 }
 
 pub(crate) fn view() -> View {
-    let counts = |owner, drops| OwnerCounts { table: "host", owner, drops, evictions: 2 };
+    let held = Some(HeldCounts { entries: 7, responder_entries: 3, inserts: Some(70) });
+    let counts = |owner, drops| OwnerCounts { table: "host", owner, held, drops, evictions: 2 };
     let cgroup = Owner::Cgroup { cgroup: "system.slice/ntp.service".into() };
     View {
         snapshot: snapshot(),

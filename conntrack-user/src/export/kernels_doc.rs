@@ -71,8 +71,11 @@ fn way(condition: Condition, way: &Way) -> String {
         Condition::Always => "",
         Condition::WithAlloc => " (where `alloc` is attached)",
         Condition::WithoutAlloc => " (where `alloc` is not: refusals are inferred)",
+        Condition::WithExchange => " (from 5.12 on)",
+        Condition::WithoutExchange => " (before 5.12)",
     };
-    format!("{} on {}{when}", way.mechanism.replace('_', " "), places.join(" and "))
+    let twice = if way.twins.is_some() { ", twice" } else { "" };
+    format!("{} on {}{twice}{when}", way.mechanism.replace('_', " "), places.join(" and "))
 }
 
 /// One row for each probe, one column for each kernel in the order of the file.

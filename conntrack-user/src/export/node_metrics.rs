@@ -67,6 +67,18 @@ const fn process(name: &'static str, kind: super::descriptors::Kind, unit: &'sta
     }
 }
 
+fn accounting_overflow(view: &View) -> Vec<Sample> {
+    let overflow = view.snapshot.honesty.accounting;
+    let Some(unplaced) = overflow.unplaced else { return Vec::new() };
+    let all = [
+        ("account", overflow.owners_without_account),
+        ("directory", overflow.untold),
+        ("seed", overflow.unseeded),
+        ("place", unplaced),
+    ];
+    all.iter().map(|(what, n)| Sample::new(&[("what", *what)], *n as f64)).collect()
+}
+
 fn coverage_gap(view: &View) -> Vec<Sample> {
     let known = view.snapshot.coverage.iter().filter(|g| g.state != GapState::Unknown);
     known.map(|g| Sample::new(&[("kind", g.kind)], flag(g.state == GapState::Present))).collect()
@@ -74,6 +86,33 @@ fn coverage_gap(view: &View) -> Vec<Sample> {
 
 /// Metrics of owners, of the node and of the tool itself.
 pub const NODE_METRICS: &[Metric] = &[
+    Metric {
+        name: "conntrack_owner_entries",
+        kind: Gauge,
+        unit: "entries",
+        labels: OWNER_OF_TABLE,
+        help: "Entries held now, by who made them. The sum over owners is the table's entries.",
+        absent: "The owner has none and had none; without the probes `alloc` and `free` there is no count.",
+        samples: Samples::OwnerEntries,
+    },
+    Metric {
+        name: "conntrack_owner_responder_entries",
+        kind: Gauge,
+        unit: "entries",
+        labels: OWNER_OF_TABLE,
+        help: "Entries held now that this owner answers, whoever made them. Not part of any sum.",
+        absent: "The owner answers none; or as above.",
+        samples: Samples::OwnerResponderEntries,
+    },
+    Metric {
+        name: "conntrack_owner_inserts_total",
+        kind: Counter,
+        unit: "entries",
+        labels: OWNER_OF_TABLE,
+        help: "Entries confirmed, by who made them.",
+        absent: "As `conntrack_owner_entries`, or the probe `confirm` is not attached.",
+        samples: Samples::OwnerInserts,
+    },
     Metric {
         name: "conntrack_owner_drops_total",
         kind: Counter,
@@ -160,9 +199,27 @@ pub const NODE_METRICS: &[Metric] = &[
         kind: Counter,
         unit: "runs",
         labels: &["probe"],
-        help: "Runs of the probe that the kernel skipped. Counts are exact only while this is 0.",
+        help: "Runs of the probe that the kernel skipped and no second program made good, at most. Counts are exact only while this is 0.",
         absent: NOT_TOLD,
         samples: Samples::Node(|v| per_probe(v, |p| p.missed.map(|n| n as f64))),
+    },
+    Metric {
+        name: "conntrack_probe_caught_total",
+        kind: Counter,
+        unit: "runs",
+        labels: &["probe"],
+        help: "Runs that the kernel skipped of one program of the probe and the second one made good: nothing is lost.",
+        absent: "The probe is not attached twice (kprobes, raw tracepoints).",
+        samples: Samples::Node(|v| per_probe(v, |p| p.caught.map(|n| n as f64))),
+    },
+    Metric {
+        name: "conntrack_accounting_overflow",
+        kind: Gauge,
+        unit: "as named",
+        labels: &["what=account,directory,seed,place"],
+        help: "What found no room in the books by owner since start (directory: now): its entries are counted, as owner unknown.",
+        absent: "Without probes.",
+        samples: Samples::Node(accounting_overflow),
     },
     Metric {
         name: "conntrack_counts_exact",

@@ -8,17 +8,30 @@ use std::time::Duration;
 use crate::aggregate::snapshot::Snapshot;
 use crate::attribute::owner::Owner;
 
-/// What one owner suffered in one kind of table, since start, from events.
+/// What one owner has and suffered in one kind of table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnerCounts {
     /// In whose table: "host", "pod" or "netns", as [`crate::export::labels::table_kind`] names them.
     pub table: &'static str,
     /// Whose connections they were.
     pub owner: Owner,
-    /// New connections refused, suppressed events included.
+    /// Entries held, and entries answered. None: not known.
+    pub held: Option<HeldCounts>,
+    /// New connections refused since start, suppressed events included.
     pub drops: u64,
-    /// Entries evicted, suppressed events included.
+    /// Entries evicted since start, suppressed events included.
     pub evictions: u64,
+}
+
+/// What one owner holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldCounts {
+    /// As [`crate::aggregate::snapshot::OwnerPart::entries`].
+    pub entries: i64,
+    /// As [`crate::aggregate::snapshot::OwnerPart::responder_entries`].
+    pub responder_entries: i64,
+    /// As [`crate::aggregate::snapshot::OwnerPart::inserts`].
+    pub inserts: Option<u64>,
 }
 
 /// All that one scrape prints.
@@ -26,7 +39,7 @@ pub struct OwnerCounts {
 pub struct View {
     /// The state of the node.
     pub snapshot: Snapshot,
-    /// What each owner suffered; empty while nobody did.
+    /// What each owner has and suffered; none of those who have nothing and suffered nothing.
     pub owners: Vec<OwnerCounts>,
 }
 

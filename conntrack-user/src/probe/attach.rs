@@ -1,126 +1,47 @@
-//! The one loader: loads the object with this kernel's offsets, attaches what can be attached, and says of
-//! every probe how it went.
+//! Attaches what can be attached, and says of every probe how it went.
 
-use std::io;
-
-use anyhow::Context as _;
+use aya::Ebpf;
 use aya::programs::{KProbe, Program, RawTracePoint};
-use aya::{Ebpf, EbpfLoader};
-use conntrack_common::{Control, MAX_SOURCES, MAX_TABLES, OVERFLOW_SLOT, SHARED_SOURCES};
+use conntrack_common::Control;
 
 use super::fentry::{Facts, Fentry};
 use super::info;
-use super::table::{FENTRY, Hook, KPROBE, PROBES, Probe, Way, plan, traced};
+use super::table::{FENTRY, Given, Hook, KPROBE, PROBES, Probe, Way, plan, traced};
 use crate::aggregate::snapshot::ProbeState;
 use crate::cli::MechanismArg;
 use crate::config::System;
-use crate::drain::counters::Counters;
-use crate::drain::events::Events;
 use crate::drain::mapping::Mapping;
-use crate::drain::pending::Pending;
-use crate::drain::pool::Pool;
-use crate::drain::sources::Sources;
+use crate::drain::turns::{Turns, lost};
 use crate::export::coverage::{ALLOC, EARLY_DROP, KFREE_SKB, NOT_ATTACHED, attached};
-use crate::kernel::btf::KernelBtf;
-use crate::kernel::offsets::offsets;
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/conntrack-ebpf"));
-
-/// The ways to read what the probes say.
-pub struct Drains {
-    /// Counters of each table.
-    pub counters: Counters,
-    /// What the limiter held back.
-    pub sources: Sources,
-    /// Records of rare facts.
-    pub events: Events,
-    /// Refusals that wait for their packet.
-    pub pending: Pending,
-}
 
 /// Probes in the kernel; dropping it detaches and unloads everything.
 pub struct Probes {
-    ebpf: Ebpf,
-    fentry: Fentry,
-    system: System,
-    control: Mapping,
+    pub(super) ebpf: Ebpf,
+    pub(super) fentry: Fentry,
+    pub(super) system: System,
+    pub(super) control: Mapping,
+    pub(super) turns: Turns,
     #[cfg(feature = "debug-log")]
-    debug_log: super::debug_log::DebugLog,
-    states: Vec<ProbeState>,
-    said: Control,
-    cause: Option<String>,
+    pub(super) debug_log: super::debug_log::DebugLog,
+    pub(super) states: Vec<ProbeState>,
+    /// The way by which each probe is attached.
+    pub(super) ways: Vec<Option<Way>>,
+    pub(super) said: Control,
+    /// Why refusals cannot be inferred, if so.
+    pub(super) cause: Option<String>,
+    /// Can programs compare and exchange?
+    pub(super) exchange: bool,
 }
 
 impl Probes {
-    /// Loads the maps and hands out the ways to read them. Attaches nothing yet.
-    ///
-    /// # Errors
-    /// One line: no BTF, no right to use bpf(2), no memory.
-    pub fn load(system: &System) -> anyhow::Result<(Self, Drains)> {
-        let btf_folder = system.sysfs.join("kernel/btf");
-        let btf = KernelBtf::open(&btf_folder)
-            .with_context(|| format!("cannot read the kernel's types at {}", btf_folder.display()))?;
-        let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("{file}: {error}"))?;
-        let cpus = u32::try_from(cpus)?;
-        lift_memlock();
-        let offsets = offsets(&btf);
-        let reason = btf.enum_value("skb_drop_reason", "SKB_DROP_REASON_NETFILTER_DROP").unwrap_or(u32::MAX);
-        let mut ebpf = EbpfLoader::new()
-            .override_global("OFFSETS", &offsets, true)
-            .override_global("CPUS", &cpus, true)
-            .override_global("REASON_NETFILTER_DROP", &reason, true)
-            .map_max_entries("COUNTERS", MAX_TABLES * cpus)
-            .load(OBJECT)
-            .context("cannot load the probes' maps (root, or CAP_BPF and CAP_PERFMON, is needed)")?;
-        let fentry = Fentry::new(OBJECT, &ebpf)?;
-        let take =
-            |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
-        // What is taken is kept open by whom it is handed to: programs are loaded later, and name maps by fd.
-        let tables = Pool::new(
-            take(&mut ebpf, "TABLES")?,
-            take(&mut ebpf, "FREE_SLOTS")?,
-            OVERFLOW_SLOT + 1..MAX_TABLES,
-        )?;
-        let sources = Pool::new(
-            take(&mut ebpf, "SOURCES")?,
-            take(&mut ebpf, "FREE_SOURCES")?,
-            SHARED_SOURCES..MAX_SOURCES,
-        )?;
-        let (counters, slots) = (take(&mut ebpf, "COUNTERS")?, take(&mut ebpf, "SLOT_NETNS")?);
-        let drains = Drains {
-            counters: Counters::map(counters, slots, tables, cpus)?,
-            sources: Sources::map(take(&mut ebpf, "SOURCE_WINDOWS")?, sources)?,
-            events: Events::new(take(&mut ebpf, "EVENTS")?)?,
-            pending: Pending::new(take(&mut ebpf, "PENDING")?)?,
-        };
-        let control = Mapping::new(take(&mut ebpf, "CONTROL")?, size_of::<Control>())?;
-        let cause = (reason == u32::MAX)
-            .then(|| "this kernel gives no reason for a drop: refusals cannot be inferred".to_owned());
-        let probes = Self {
-            #[cfg(feature = "debug-log")]
-            debug_log: super::debug_log::open(&mut ebpf)?,
-            ebpf,
-            fentry,
-            system: system.clone(),
-            control,
-            states: PROBES
-                .iter()
-                .map(|p| state(p, "not tried yet: conntrack is not loaded".into()))
-                .collect(),
-            said: Control::default(),
-            cause,
-        };
-        Ok((probes, drains))
-    }
-
     /// Attaches every probe that can be; what cannot is said in its state, and the rest goes on.
     pub fn attach(&mut self) {
         let names: Vec<_> = traced().collect();
         let facts = Facts::read(&self.system.sysfs, &self.system.procfs, &names);
         let facts = facts.map_err(|error| format!("{error:#}"));
         for (index, probe) in PROBES.iter().enumerate() {
-            let alloc = self.is_attached(ALLOC);
-            self.states[index] = self.attach_one(probe, alloc, facts.as_ref());
+            let given = Given { alloc_attached: self.is_attached(ALLOC), exchange: self.exchange };
+            (self.states[index], self.ways[index]) = self.attach_one(probe, given, facts.as_ref());
         }
         let kfree_skb = u32::from(self.is_attached(KFREE_SKB) && self.is_attached(ALLOC));
         let early_drop = u32::from(self.is_attached(EARLY_DROP));
@@ -144,18 +65,40 @@ impl Probes {
     #[must_use]
     pub fn states(&self) -> Vec<ProbeState> {
         let mut states = self.states.clone();
-        for (state, probe) in states.iter_mut().zip(PROBES) {
-            let Some((_, way)) = probe.ways.iter().find(|(_, w)| w.mechanism == state.mechanism) else {
-                continue;
-            };
-            let mut names: Vec<_> = way.programs.iter().map(|(name, _)| *name).collect();
-            names.dedup(); // one program on two functions
-            let runs: Option<Vec<_>> = names.iter().map(|name| self.runs(name)).collect();
-            state.missed = runs.as_ref().map(|r| r.iter().map(|r| r.missed).sum());
-            state.runs = runs.as_ref().map(|r| r.iter().map(|r| r.runs).sum()).filter(|r| *r > 0);
-            state.run_time_ns = runs.map(|r| r.iter().map(|r| r.time_ns).sum()).filter(|t| *t > 0);
+        for (state, way) in states.iter_mut().zip(&self.ways) {
+            let Some(way) = way else { continue };
+            let one = self.runs_of(way.programs);
+            let two = way.twins.and_then(|(_, programs)| self.runs_of(programs));
+            let all = one.map(|one| [one, two.unwrap_or_default()]);
+            state.runs = all.map(|[a, b]| a.runs + b.runs).filter(|r| *r > 0);
+            state.run_time_ns = all.map(|[a, b]| a.time_ns + b.time_ns).filter(|t| *t > 0);
+            state.missed = one.map(|one| one.missed);
+            if let (Some(one), Some(two), Some((twin, _))) = (one, two, way.twins) {
+                let caught = self.turns.caught(twin);
+                state.missed = Some(lost([one.missed, two.missed], self.turns.first(), caught));
+                state.caught = Some(caught);
+            }
         }
         states
+    }
+
+    /// Entries that found no place, so that they are in their table's own account.
+    #[must_use]
+    pub fn unplaced(&self) -> u64 {
+        self.turns.unplaced()
+    }
+
+    fn runs_of(&self, programs: &[(&str, Hook)]) -> Option<info::Runs> {
+        let mut names: Vec<_> = programs.iter().map(|(name, _)| *name).collect();
+        names.dedup(); // one program on two functions
+        let mut sum = info::Runs::default();
+        for name in names {
+            let runs = self.runs(name)?;
+            sum.missed += runs.missed;
+            sum.runs += runs.runs;
+            sum.time_ns += runs.time_ns;
+        }
+        Some(sum)
     }
 
     fn runs(&self, program: &str) -> Option<info::Runs> {
@@ -187,17 +130,17 @@ impl Probes {
     fn attach_one(
         &mut self,
         probe: &'static Probe,
-        alloc: bool,
+        given: Given,
         facts: Result<&Facts, &String>,
-    ) -> ProbeState {
+    ) -> (ProbeState, Option<Way>) {
         let mut reasons = Vec::new();
         let asked = self.system.mechanism;
         if asked == MechanismArg::None
             && probe.ways.iter().all(|(_, w)| [FENTRY, KPROBE].contains(&w.mechanism))
         {
-            return state(probe, "probes are switched off with --probe.mechanism none".into());
+            return (state(probe, "probes are switched off with --probe.mechanism none".into()), None);
         }
-        for way in plan(probe, asked, alloc) {
+        for way in plan(probe, asked, given) {
             let inferring = way.programs.iter().any(|(name, _)| *name == "kfree_skb_inferred");
             let refused = |r: &String| r == probe.name || probe.way_meant(r) == Some(way.mechanism);
             let tried = if self.system.refuse_probes.iter().any(refused) {
@@ -209,23 +152,44 @@ impl Probes {
             };
             match tried {
                 Ok(target) => {
-                    return ProbeState {
+                    let way = self.attach_twins(way, facts).unwrap_or_else(|reason| {
+                        reasons.push(format!("not attached twice, so runs can be missed: {reason}"));
+                        Way { twins: None, ..way }
+                    });
+                    let state = ProbeState {
                         mechanism: way.mechanism,
                         target: Some(target),
                         ..state(probe, reasons.join("; "))
                     };
+                    return (state, Some(way));
                 }
                 Err(reason) => reasons.push(format!("{}: {reason}", way.mechanism)),
             }
         }
-        state(probe, reasons.join("; "))
+        (state(probe, reasons.join("; ")), None)
     }
 
-    /// All programs of a way, or none.
+    fn attach_twins(&mut self, way: Way, facts: Result<&Facts, &String>) -> Result<Way, String> {
+        if let Some((_, programs)) = way.twins {
+            self.attach_all(way.mechanism, programs, facts)?;
+        }
+        Ok(way)
+    }
+
     fn attach_way(&mut self, way: &Way, facts: Result<&Facts, &String>) -> Result<String, String> {
+        self.attach_all(way.mechanism, way.programs, facts)
+    }
+
+    /// All of these programs, or none.
+    fn attach_all(
+        &mut self,
+        mechanism: &str,
+        programs: &'static [(&'static str, Hook)],
+        facts: Result<&Facts, &String>,
+    ) -> Result<String, String> {
         let mut targets = Vec::new();
-        for (name, hook) in way.programs {
-            let attached = if way.mechanism == FENTRY {
+        for (name, hook) in programs {
+            let attached = if mechanism == FENTRY {
                 self.attach_fentry(name, *hook, facts)
             } else {
                 self.attach_program(name, *hook)
@@ -234,7 +198,7 @@ impl Probes {
                 Ok(target) if targets.contains(&target) => {}
                 Ok(target) => targets.push(target),
                 Err(error) => {
-                    for (name, _) in way.programs {
+                    for (name, _) in programs {
                         self.unload(name);
                     }
                     return Err(error);
@@ -299,7 +263,8 @@ pub fn unloaded(reason: &str) -> Vec<ProbeState> {
     PROBES.iter().map(|p| state(p, reason.to_owned())).collect()
 }
 
-fn state(probe: &Probe, reason: String) -> ProbeState {
+/// A probe that is not attached.
+pub(super) fn state(probe: &Probe, reason: String) -> ProbeState {
     ProbeState {
         probe: probe.name,
         purpose: probe.purpose,
@@ -307,6 +272,7 @@ fn state(probe: &Probe, reason: String) -> ProbeState {
         target: None,
         reason: (!reason.is_empty()).then_some(reason),
         missed: None,
+        caught: None,
         runs: None,
         run_time_ns: None,
     }
@@ -333,13 +299,6 @@ fn shortened(text: &str) -> String {
         [only] => (*only).to_owned(),
         [first, .., last] => format!("{first} … {last}"),
     }
-}
-
-/// Before 5.11 maps are charged to RLIMIT_MEMLOCK. Without the right to lift it, loading says so itself.
-fn lift_memlock() {
-    let unlimited = rustix::process::Rlimit { current: None, maximum: None };
-    let _: io::Result<()> =
-        rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited).map_err(Into::into);
 }
 
 #[cfg(test)]

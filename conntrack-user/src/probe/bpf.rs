@@ -88,6 +88,37 @@ fn load_with(program: &Tracing<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     unsafe { call_for_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr) }
 }
 
+/// Whether programs can exchange a word if it is what they expect. A program that does so is loaded and dropped.
+#[must_use]
+pub fn has_exchange() -> bool {
+    let insn = |code, dst, src, off, imm| bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(dst, src),
+        off,
+        imm,
+    };
+    // r0 = 0; *(u64 *)(r10 - 8) = r0; r0 = cmpxchg(r10 - 8, r0, r0); exit
+    let instructions = [
+        insn(0xb7, 0, 0, 0, 0),
+        insn(0x7b, 10, 0, -8, 0),
+        insn(0xdb, 10, 0, -8, 0xf1),
+        insn(0xb7, 0, 0, 0, 0),
+        insn(0x95, 0, 0, 0, 0),
+    ];
+    let mut attr = zeroed();
+    attr.__bindgen_anon_3 = bpf_attr__bindgen_ty_4 {
+        prog_type: bpf_prog_type::BPF_PROG_TYPE_SOCKET_FILTER as u32,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        // SAFETY: a plain C structure, valid when zero.
+        ..unsafe { attr.__bindgen_anon_3 }
+    };
+    // SAFETY: instructions and license live until the call returns.
+    unsafe { call_for_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr) }.is_ok()
+}
+
 /// Attaches a loaded tracing program to its function. The link's fd is the attachment: closing it detaches.
 ///
 /// # Errors

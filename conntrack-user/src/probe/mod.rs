@@ -6,5 +6,6 @@ pub mod bpf;
 mod debug_log;
 pub mod fentry;
 pub mod info;
+pub mod load;
 pub mod table;
 pub mod without;

@@ -1,5 +1,7 @@
 //! The probes as data: what each serves and the ways to attach it, best first.
 
+use conntrack_common::turn::Twin;
+
 use crate::cli::MechanismArg;
 use crate::export::coverage::{ALLOC, CLASH, CONFIRM, DELETE, EARLY_DROP, FREE, GC, KFREE_SKB};
 
@@ -19,6 +21,8 @@ pub struct Way {
     pub mechanism: &'static str,
     /// (program in the object, hook), in the order of attachment: entry before return.
     pub programs: &'static [(&'static str, Hook)],
+    /// Their twins, in the same order: see [`conntrack_common::turn`]. Without them the way still serves.
+    pub twins: Option<(Twin, &'static [(&'static str, Hook)])>,
 }
 
 /// When a way is right.
@@ -30,6 +34,19 @@ pub enum Condition {
     WithAlloc,
     /// Only where they are not.
     WithoutAlloc,
+    /// Only where programs can exchange a word if it is what they expect (5.12 and later).
+    WithExchange,
+    /// Only where they cannot.
+    WithoutExchange,
+}
+
+/// What decides over conditions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Refusals are seen at the function that refuses.
+    pub alloc_attached: bool,
+    /// Programs can compare and exchange.
+    pub exchange: bool,
 }
 
 /// A probe.
@@ -63,16 +80,26 @@ impl Probe {
     }
 }
 
-const fn fentry(programs: &'static [(&'static str, Hook)]) -> (Condition, Way) {
-    (Condition::Always, Way { mechanism: FENTRY, programs })
+type Programs = &'static [(&'static str, Hook)];
+
+const fn fentry(programs: Programs) -> (Condition, Way) {
+    (Condition::Always, Way { mechanism: FENTRY, programs, twins: None })
 }
 
-const fn kprobe(programs: &'static [(&'static str, Hook)]) -> (Condition, Way) {
-    (Condition::Always, Way { mechanism: KPROBE, programs })
+const fn twice(programs: Programs, twin: Twin, twins: Programs) -> (Condition, Way) {
+    (Condition::Always, Way { mechanism: FENTRY, programs, twins: Some((twin, twins)) })
 }
 
-const fn raw(condition: Condition, programs: &'static [(&'static str, Hook)]) -> (Condition, Way) {
-    (condition, Way { mechanism: "raw_tracepoint", programs })
+const fn kprobe(programs: Programs) -> (Condition, Way) {
+    kprobe_if(Condition::Always, programs)
+}
+
+const fn kprobe_if(condition: Condition, programs: Programs) -> (Condition, Way) {
+    (condition, Way { mechanism: KPROBE, programs, twins: None })
+}
+
+const fn raw(condition: Condition, programs: Programs) -> (Condition, Way) {
+    (condition, Way { mechanism: "raw_tracepoint", programs, twins: None })
 }
 
 const ALLOC_FN: Hook = Hook::Function(&["__nf_conntrack_alloc"]);
@@ -91,13 +118,21 @@ pub const PROBES: &[Probe] = &[
     Probe {
         name: FREE,
         purpose: "entries that stop counting against the limit",
-        ways: &[fentry(&[("free_entry", FREE_FN)]), kprobe(&[("free_enter", FREE_FN)])],
+        ways: &[
+            twice(&[("free_entry", FREE_FN)], Twin::Free, &[("free_entry_again", FREE_FN)]),
+            kprobe_if(Condition::WithExchange, &[("free_enter", FREE_FN)]),
+            kprobe_if(Condition::WithoutExchange, &[("free_enter_old", FREE_FN)]),
+        ],
     },
     Probe {
         name: EARLY_DROP,
         purpose: "table full proper",
         ways: &[
-            fentry(&[("early_drop_entry", EARLY_DROP_FN), ("early_drop_exit", EARLY_DROP_FN)]),
+            twice(
+                &[("early_drop_entry", EARLY_DROP_FN), ("early_drop_exit", EARLY_DROP_FN)],
+                Twin::EarlyDrop,
+                &[("early_drop_entry_again", EARLY_DROP_FN), ("early_drop_exit_again", EARLY_DROP_FN)],
+            ),
             kprobe(&[("early_drop_enter", EARLY_DROP_FN), ("early_drop_return", EARLY_DROP_FN)]),
         ],
     },
@@ -113,7 +148,7 @@ pub const PROBES: &[Probe] = &[
         name: DELETE,
         purpose: "evictions under pressure",
         ways: &[
-            fentry(&[("delete_exit", DELETE_WHOLE)]),
+            twice(&[("delete_exit", DELETE_WHOLE)], Twin::Delete, &[("delete_exit_again", DELETE_WHOLE)]),
             kprobe(&[("delete_enter", DELETE_FN), ("delete_return", DELETE_FN)]),
         ],
     },
@@ -121,7 +156,7 @@ pub const PROBES: &[Probe] = &[
         name: CLASH,
         purpose: "insert races lost",
         ways: &[
-            fentry(&[("clash_exit", CLASH_FN)]),
+            twice(&[("clash_exit", CLASH_FN)], Twin::Clash, &[("clash_exit_again", CLASH_FN)]),
             kprobe(&[("clash_enter", CLASH_FN), ("clash_return", CLASH_FN)]),
         ],
     },
@@ -129,16 +164,27 @@ pub const PROBES: &[Probe] = &[
         name: CONFIRM,
         purpose: "entries inserted by the packet path, and inserts that failed",
         ways: &[
-            fentry(&[("confirm_entry", CONFIRM_FN), ("confirm_exit", CONFIRM_FN)]),
-            kprobe(&[("confirm_enter", CONFIRM_FN), ("confirm_return", CONFIRM_FN)]),
+            twice(&[("confirm_exit", CONFIRM_FN)], Twin::Confirm, &[("confirm_exit_again", CONFIRM_FN)]),
+            kprobe_if(
+                Condition::WithExchange,
+                &[("confirm_enter", CONFIRM_FN), ("confirm_return", CONFIRM_FN)],
+            ),
+            kprobe_if(
+                Condition::WithoutExchange,
+                &[("confirm_enter", CONFIRM_FN), ("confirm_return_old", CONFIRM_FN)],
+            ),
         ],
     },
     Probe {
         name: ALLOC,
         purpose: "allocations and refusals",
         ways: &[
-            fentry(&[("alloc_exit", ALLOC_FN)]),
-            kprobe(&[("alloc_enter", ALLOC_FN), ("alloc_return", ALLOC_FN)]),
+            twice(&[("alloc_exit", ALLOC_FN)], Twin::Alloc, &[("alloc_exit_again", ALLOC_FN)]),
+            kprobe_if(Condition::WithExchange, &[("alloc_enter", ALLOC_FN), ("alloc_return", ALLOC_FN)]),
+            kprobe_if(
+                Condition::WithoutExchange,
+                &[("alloc_enter", ALLOC_FN), ("alloc_return_old", ALLOC_FN)],
+            ),
         ],
     },
     Probe {
@@ -192,13 +238,15 @@ pub fn traced() -> impl Iterator<Item = &'static str> {
         .copied()
 }
 
-/// The ways of a probe that apply, best first, given the mechanism asked for and whether refusals are seen.
-pub fn plan(probe: &Probe, asked: MechanismArg, alloc_attached: bool) -> impl Iterator<Item = Way> {
+/// The ways of a probe that apply, best first, given the mechanism asked for and what decides over conditions.
+pub fn plan(probe: &Probe, asked: MechanismArg, given: Given) -> impl Iterator<Item = Way> {
     probe.ways.iter().filter_map(move |(condition, way)| {
         let applies = match condition {
             Condition::Always => true,
-            Condition::WithAlloc => alloc_attached,
-            Condition::WithoutAlloc => !alloc_attached,
+            Condition::WithAlloc => given.alloc_attached,
+            Condition::WithoutAlloc => !given.alloc_attached,
+            Condition::WithExchange => given.exchange,
+            Condition::WithoutExchange => !given.exchange,
         };
         (applies && allowed(way.mechanism, asked)).then_some(*way)
     })
@@ -208,8 +256,11 @@ pub fn plan(probe: &Probe, asked: MechanismArg, alloc_attached: bool) -> impl It
 mod tests {
     use super::*;
 
+    const RECENT: Given = Given { alloc_attached: true, exchange: true };
+
     fn programs(asked: MechanismArg) -> Vec<&'static str> {
-        PROBES.iter().flat_map(|p| plan(p, asked, false)).flat_map(|w| w.programs).map(|p| p.0).collect()
+        let given = Given { alloc_attached: false, exchange: true };
+        PROBES.iter().flat_map(|p| plan(p, asked, given)).flat_map(|w| w.programs).map(|p| p.0).collect()
     }
 
     #[test]
@@ -223,7 +274,7 @@ mod tests {
     #[test]
     fn fentry_comes_first_and_one_mechanism_alone_can_be_asked_for() {
         for probe in PROBES {
-            let order: Vec<_> = plan(probe, MechanismArg::Auto, true).map(|w| w.mechanism).collect();
+            let order: Vec<_> = plan(probe, MechanismArg::Auto, RECENT).map(|w| w.mechanism).collect();
             if order.contains(&KPROBE) {
                 assert_eq!(order[..2], [FENTRY, KPROBE], "{}", probe.name);
             }
@@ -243,7 +294,32 @@ mod tests {
     #[test]
     fn a_refusal_is_either_counted_or_inferred() {
         let kfree = PROBES.iter().find(|p| p.name == KFREE_SKB).unwrap();
-        let first = |alloc| plan(kfree, MechanismArg::Auto, alloc).next().unwrap().programs[0].0;
+        let first = |alloc_attached| {
+            let given = Given { alloc_attached, ..RECENT };
+            plan(kfree, MechanismArg::Auto, given).next().unwrap().programs[0].0
+        };
         assert_eq!((first(true), first(false)), ("kfree_skb", "kfree_skb_inferred"));
+    }
+
+    #[test]
+    fn what_keeps_places_keeps_them_one_way() {
+        for (exchange, old) in [(true, false), (false, true)] {
+            let given = Given { alloc_attached: true, exchange };
+            for name in [ALLOC, CONFIRM, FREE] {
+                let probe = PROBES.iter().find(|p| p.name == name).unwrap();
+                let way = plan(probe, MechanismArg::Kprobe, given).next().unwrap();
+                assert_eq!(way.programs.last().unwrap().0.ends_with("_old"), old, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_twin_is_its_program_again() {
+        for way in PROBES.iter().flat_map(|probe| probe.ways).map(|(_, way)| way) {
+            let Some((_, twins)) = way.twins else { continue };
+            let again: Vec<_> = way.programs.iter().map(|(name, hook)| (format!("{name}_again"), *hook)).collect();
+            let twins: Vec<_> = twins.iter().map(|(name, hook)| ((*name).to_owned(), *hook)).collect();
+            assert_eq!(again, twins);
+        }
     }
 }

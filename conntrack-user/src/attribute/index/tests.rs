@@ -67,6 +67,7 @@ fn inputs() -> Inputs {
         peers: HashMap::from([(5, CART), (6, WEB), (9, ROUTER)]),
         devices: HashMap::from([(2, "eth0".to_owned()), (5, "vethcart".to_owned())]),
         complete: true,
+        cgroups: Vec::new(),
         cgroup: Box::new(|id| match id {
             1 => Some(b"/".to_vec()),
             2 => Some(b"/system.slice/sshd.service".to_vec()),

@@ -1,0 +1,67 @@
+//! Rare facts, from the ring to the log.
+
+use std::time::SystemTime;
+
+use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX};
+use conntrack_common::{Counter, Event, EventKind};
+
+use super::{Daemon, lock, monotonic};
+use crate::attribute::decode::{ClockOffset, flows, token_evidence};
+use crate::attribute::index::Query;
+use crate::attribute::observed::Observed;
+use crate::attribute::resets;
+use crate::export::log_event;
+
+impl Daemon {
+    /// Reports refusals whose packet never came.
+    pub(super) fn report_overdue(&self) {
+        let Some(overdue) = lock(&self.pending).as_mut().map(|p| p.overdue(monotonic())) else { return };
+        for event in overdue {
+            if let Some(counters) = &self.counters {
+                counters.add_one(event.netns, Counter::RefusalEvents);
+            }
+            self.observe(&event);
+        }
+    }
+
+    pub(super) fn observe(&self, event: &Event) {
+        let Some(kind) = EventKind::from_raw(event.kind) else { return };
+        let time = ClockOffset::new(monotonic(), SystemTime::now())
+            .map_or_else(SystemTime::now, |offset| offset.time_of(event.ktime_ns));
+        let (orig, reply) = flows(event);
+        let mut owners = lock(&self.owners);
+        let query = Query {
+            netns: event.netns,
+            orig: orig.as_ref(),
+            reply: reply.as_ref(),
+            cgroup_id: (event.flags & FLAG_CGROUP != 0).then_some(event.cgroup_id),
+            ifindex: (event.flags & FLAG_IFINDEX != 0).then_some(event.ifindex),
+        };
+        let found = owners.resolve(&query);
+        let device = query
+            .ifindex
+            .and_then(|ifindex| owners.index.as_ref()?.device(event.netns, ifindex).map(str::to_owned));
+        let host = owners.host == Some(event.netns);
+        let table = owners.table(event.netns);
+        owners.ledger.lost(kind, table, &found.owner, 1);
+        let verdict = resets::judge(event, resets::reset_window());
+        owners.ledger.reset(&found.owner, verdict.as_ref(), resets::is_repeated(event));
+        drop(owners);
+        self.log.record(&log_event::record(&Observed {
+            time,
+            kind,
+            netns: event.netns,
+            host,
+            orig,
+            reply,
+            device,
+            owner: found.owner,
+            evidence: found.evidence,
+            responder: found.responder,
+            token: token_evidence(event),
+            verdict,
+            suppressed: event.suppressed,
+            repeated: resets::is_repeated(event),
+        }));
+    }
+}

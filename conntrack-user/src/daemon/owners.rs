@@ -1,0 +1,56 @@
+//! Whose the facts are, and what each owner suffered.
+
+use conntrack_common::EventKind;
+use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX, FLAG_REPEATED};
+
+use crate::attribute::decode::source_flow;
+use crate::attribute::index::{Attribution, OwnerIndex, Query};
+use crate::attribute::ledger::Ledger;
+use crate::attribute::owner::{Evidence, Owner};
+use crate::drain::sources::Withheld;
+
+/// The index of owners as of now, and the ledger.
+#[derive(Default)]
+pub(super) struct Owners {
+    pub(super) index: Option<OwnerIndex>,
+    pub(super) host: Option<u32>,
+    pub(super) ledger: Ledger,
+}
+
+impl Owners {
+    /// Before the first round there is no index: the fact is reported, its owner is not known.
+    pub(super) fn resolve(&self, query: &Query<'_>) -> Attribution {
+        let nobody = Attribution { owner: Owner::Unknown, evidence: Evidence::None, responder: None };
+        self.index.as_ref().map_or(nobody, |index| index.resolve(query))
+    }
+
+    /// In whose table something happened, as [`crate::export::labels::table_kind`] names it.
+    pub(super) fn table(&self, netns: u32) -> &'static str {
+        match self.index.as_ref().map(|index| index.owner_of_netns(netns)) {
+            _ if self.host == Some(netns) => "host",
+            Some(Owner::Pod { .. }) => "pod",
+            _ => "netns",
+        }
+    }
+
+    /// Credits what the limiter held back to whoever its sources belong to.
+    pub(super) fn withheld(&mut self, withheld: &Withheld) {
+        let key = &withheld.key;
+        let Some(kind) = EventKind::from_raw(key.kind) else { return };
+        let flow = source_flow(key);
+        let owner = self
+            .resolve(&Query {
+                netns: key.netns,
+                orig: flow.as_ref(),
+                reply: None,
+                cgroup_id: (key.flags & FLAG_CGROUP != 0).then_some(key.cgroup_id),
+                ifindex: (key.flags & FLAG_IFINDEX != 0).then_some(key.ifindex),
+            })
+            .owner;
+        if !matches!(kind, EventKind::ResetSent | EventKind::ResetReceived) {
+            self.ledger.lost(kind, self.table(key.netns), &owner, withheld.count);
+        } else if key.flags & FLAG_REPEATED == 0 {
+            self.ledger.resets_withheld(&owner, withheld.count);
+        }
+    }
+}

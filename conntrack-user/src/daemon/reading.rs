@@ -1,0 +1,184 @@
+//! One reading of all that the kernel and the probes say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use conntrack_common::Counter;
+
+use super::{Daemon, lock, monotonic};
+use crate::aggregate::books::Reading;
+use crate::aggregate::calm::calmest;
+use crate::aggregate::snapshot::Snapshot;
+use crate::attribute::owner::Owner;
+use crate::drain::netns::Namespace;
+use crate::drain::netns_enter::in_namespace;
+use crate::drain::{ctnetlink, netns, presence};
+use crate::attribute::ledger::Ledger;
+use crate::export::coverage::{ALLOC, CONFIRM, Coverage, FREE};
+use crate::export::labels::table_kind;
+use crate::export::view::{HeldCounts, OwnerCounts, View};
+use crate::probe::attach::Probes;
+
+impl Daemon {
+    /// One reading of everything; also the view of a scrape.
+    pub fn read(&self) -> Arc<View> {
+        let mut snapshot = Snapshot {
+            conntrack_loaded: presence::conntrack_loaded(&self.system.procfs),
+            probes: lock(&self.probes).as_ref().map_or_else(|| self.unloaded.clone(), Probes::states),
+            ..Snapshot::default()
+        };
+        let scan = netns::scan_namespaces(&self.system.procfs);
+        snapshot.honesty.collectors.insert("namespaces", scan.is_ok());
+        let scan = scan.unwrap_or_default();
+        let (loaded, probes) = (snapshot.conntrack_loaded, &snapshot.probes);
+        snapshot.coverage = lock(&self.watch).gaps(&self.system, &scan, loaded, probes);
+        let namespaces = scan.namespaces;
+        // Before the tables: what is told of owners now is what entries from now on are charged by.
+        self.index(&namespaces, &mut snapshot);
+        if snapshot.conntrack_loaded {
+            self.read_tables(&namespaces, &mut snapshot);
+        }
+        snapshot.honesty.log_events_lost = self.log.lost();
+        let mut owners = lock(&self.owners);
+        if let Some(sources) = lock(&self.sources).as_mut() {
+            sources.sweep(monotonic()).iter().for_each(|withheld| owners.withheld(withheld));
+        }
+        if let Some(index) = &owners.index {
+            for table in &mut snapshot.tables {
+                table.owner = if table.host { Owner::Host } else { index.owner_of_netns(table.netns) };
+            }
+        }
+        // Whose sockets they are is known where the namespace is a pod's; the host's are shared by its services
+        // and the pods in its network.
+        owners.ledger.unexplained(&snapshot.tables, |table| match &table.owner {
+            Owner::Host => Owner::Unknown,
+            owner => owner.clone(),
+        });
+        snapshot.resets = owners.ledger.resets();
+        let view = Arc::new(View { owners: by_owner(&snapshot, &owners.ledger), snapshot });
+        drop(owners);
+        *lock(&self.latest) = Some(view.clone());
+        view
+    }
+
+    fn read_tables(&self, namespaces: &[Namespace], snapshot: &mut Snapshot) {
+        let buckets = presence::buckets(&self.system.procfs).ok();
+        let (mut books, mut held) = (lock(&self.books), lock(&self.held));
+        let mut held = held.as_mut();
+        let now = Instant::now();
+        let coverage = Coverage::of(&snapshot.probes);
+        let (mut all_read, mut at_limit) = (true, false);
+        for namespace in namespaces {
+            // Of the host's table all is told from the start; any other is none before it has had an entry.
+            let accounts = held.as_ref().map(|held| held.accounts.of(namespace.inum)).unwrap_or_default();
+            let tally = |told: bool| {
+                let counters = self.counters.as_ref()?;
+                let netns = namespace.inum;
+                if told { counters.of(netns, &accounts) } else { counters.table(netns, &accounts) }
+            };
+            let after = |counts: Option<&ctnetlink::TableCounts>| {
+                tally(namespace.host || counts.is_some_and(|c| c.entries > 0))
+            };
+            // The probes' counters right before and after the kernel's count, or under churn they would differ
+            // by all that came and went while its other figures were read.
+            let read = in_namespace(&namespace.path, namespace.inum, || {
+                let (before, counts, after) = calmest(|| {
+                    let before = tally(true);
+                    let counts = ctnetlink::table_counts().ok();
+                    let after = after(counts.as_ref());
+                    (before, counts, after)
+                });
+                (before, counts, after, ctnetlink::cpu_stats().ok())
+            });
+            let (before, counts, after, stats) = match read {
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(_) => (None, None, after(None), None),
+            };
+            all_read &= counts.is_some() && stats.is_some();
+            let limit =
+                counts.as_ref().and_then(|c| c.limit).or_else(|| presence::max(&self.system.procfs).ok());
+            let limit = limit.filter(|l| *l > 0);
+            let entries = counts.map(|c| c.entries);
+            at_limit |= entries.zip(limit).is_some_and(|(entries, limit)| entries + 1 >= limit);
+            let (after, held_now) = after.map(|tally| (tally.sums, tally.accounts)).unzip();
+            let before = before.map(|tally| tally.sums);
+            let reading = Reading { entries, limit, stats, before, after };
+            if let Some(mut table) = books.enter(namespace.inum, namespace.host, reading) {
+                table.buckets = buckets.filter(|_| namespace.host);
+                if let (Some(held), Some(sums), Some(accounted)) = (&mut held, &held_now, table.accounted)
+                    && coverage.has(&[ALLOC, FREE])
+                {
+                    table.owners = Some(held.accounts.owners(sums, accounted, now, coverage.has(&[CONFIRM])));
+                }
+                if table.host {
+                    snapshot.before_start = table.kernel_at_start;
+                    snapshot.honesty.drift_entries =
+                        table.accounted.zip(table.entries).map(|(a, e)| a.abs_diff(e.cast_signed()));
+                }
+                snapshot.tables.push(table);
+            }
+        }
+        books.keep_only(namespaces.iter().map(|n| n.inum));
+        if let Some(counters) = &self.counters {
+            let alive = |netns| namespaces.iter().any(|n| n.inum == netns);
+            counters.retire(alive);
+            if let Some(held) = &mut held {
+                held.accounts.retire(now, alive, |account| counters.zero_account(account));
+                snapshot.honesty.accounting = held.overflow();
+            }
+        }
+        drop(books);
+        snapshot.honesty.collectors.insert("ctnetlink", all_read);
+        snapshot.honesty.tables_in_overflow =
+            u64::from(self.counters.as_ref().is_some_and(|c| c.overflow().sums[Counter::Allocs as usize] > 0));
+        if let Some(probes) = lock(&self.probes).as_mut() {
+            probes.at_limit(at_limit);
+            snapshot.honesty.accounting.unplaced = Some(probes.unplaced());
+            probes.print_debug_log();
+        }
+    }
+
+    /// Makes the index of owners anew when something changed that tells them.
+    pub(super) fn index(&self, namespaces: &[Namespace], snapshot: &mut Snapshot) {
+        let mut survey = lock(&self.survey);
+        let found = survey.0.index(&self.system, namespaces, Instant::now());
+        if let Some(found) = found {
+            survey.1 = found.complete;
+            let mut owners = lock(&self.owners);
+            owners.host = namespaces.iter().find(|n| n.host).map(|n| n.inum);
+            if let Some(held) = lock(&self.held).as_mut() {
+                held.tell(&found.index, namespaces);
+            }
+            owners.index = Some(found.index);
+        }
+        snapshot.honesty.collectors.insert("owners", survey.1);
+    }
+}
+
+/// What each owner has and suffered, by kind of table.
+fn by_owner(snapshot: &Snapshot, ledger: &Ledger) -> Vec<OwnerCounts> {
+    let mut all = BTreeMap::<(&'static str, Owner), OwnerCounts>::new();
+    let mut entry = |table: &'static str, owner: &Owner, add: &dyn Fn(&mut OwnerCounts)| {
+        let nothing = OwnerCounts { table, owner: owner.clone(), held: None, drops: 0, evictions: 0 };
+        add(all.entry((table, owner.clone())).or_insert(nothing));
+    };
+    for (table, owner, losses) in ledger.losses() {
+        entry(table, owner, &|counts| {
+            counts.drops += losses.drops;
+            counts.evictions += losses.evictions;
+        });
+    }
+    for table in &snapshot.tables {
+        for part in table.owners.iter().flat_map(|owners| &owners.parts) {
+            entry(table_kind(table), &part.owner, &|counts| {
+                let held = counts.held.get_or_insert(HeldCounts { inserts: Some(0), ..HeldCounts::default() });
+                held.entries += part.entries;
+                held.responder_entries += part.responder_entries;
+                held.inserts = held.inserts.zip(part.inserts).map(|(before, more)| before + more);
+            });
+        }
+    }
+    all.into_values().collect()
+}
