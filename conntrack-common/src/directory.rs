@@ -97,7 +97,8 @@ pub const fn seed_key(netns: u32, orig: &Tuple) -> DirectoryKey {
         | (orig.protonum as u64) << 40;
     let (source, destination) = (orig.saddr, orig.daddr);
     let first = mix(mix(mix(source[0]) ^ destination[0]) ^ rest);
-    let second = mix(mix(mix(source[1] ^ rest) ^ destination[1]) ^ destination[0].rotate_left(32) ^ source[0]);
+    let second =
+        mix(mix(mix(source[1] ^ rest) ^ destination[1]) ^ destination[0].rotate_left(32) ^ source[0]);
     [KIND_SEED | netns as u64, first, second]
 }
 

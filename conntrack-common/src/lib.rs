@@ -52,7 +52,9 @@ pub const RESET_WINDOW_NS: u64 = 120_000_000_000;
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{AccountCounters, Control, Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token};
+    use super::{
+        AccountCounters, Control, Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token,
+    };
 
     macro_rules! pod {
         ($($type:ty),*) => {$(

@@ -3,9 +3,7 @@
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use conntrack_common::{
     AccountCounters, MAX_ACCOUNTS,
-    directory::{
-        OWNER_SEARCH, OWNER_SELF, OWNER_TENANT, address_key, cgroup_key, device_key, table_key,
-    },
+    directory::{OWNER_SEARCH, OWNER_SELF, OWNER_TENANT, address_key, cgroup_key, device_key, table_key},
 };
 
 use crate::{
@@ -34,7 +32,9 @@ pub(crate) fn add(account: u32, column: Column) {
     let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
     if let Some(counters) = ACCOUNTS.get_ptr_mut(cpu * MAX_ACCOUNTS + account) {
         // SAFETY: a live value of an array, and one of its words.
-        unsafe { add_one(counters.cast::<[u64; AccountCounters::WORDS]>().cast::<u64>().add(column as usize)) };
+        unsafe {
+            add_one(counters.cast::<[u64; AccountCounters::WORDS]>().cast::<u64>().add(column as usize))
+        };
     }
 }
 

@@ -43,7 +43,10 @@ pub(crate) fn take_seed(first: u64, second: u64, third: u64) -> u64 {
         let Some(entry) = SEEDS.get_ptr_mut(start.wrapping_add(step) & seeds_mask()) else { break };
         // SAFETY: a live value of an array.
         let (key, value) = unsafe {
-            (core::ptr::read_volatile(&raw const (*entry).key), core::ptr::read_volatile(&raw const (*entry).value))
+            (
+                core::ptr::read_volatile(&raw const (*entry).key),
+                core::ptr::read_volatile(&raw const (*entry).value),
+            )
         };
         if key[0] == 0 {
             break;

@@ -294,7 +294,9 @@ mod tests {
     fn rates_are_over_a_second() {
         let (mut accounts, now) = (Accounts::default(), Instant::now());
         let id = accounts.account(1, &pod("a")).unwrap();
-        let mut rate = |inserts, at| accounts.owners(&[(id, counters(inserts, 0, 0, 0))], 0, at, true).parts[0].inserts_per_second;
+        let mut rate = |inserts, at| {
+            accounts.owners(&[(id, counters(inserts, 0, 0, 0))], 0, at, true).parts[0].inserts_per_second
+        };
         assert_eq!(rate(10, now), None);
         assert_eq!(rate(20, now + Duration::from_millis(500)), None);
         assert_eq!(rate(50, now + Duration::from_secs(2)), Some(20.0));

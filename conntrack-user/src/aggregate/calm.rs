@@ -29,8 +29,7 @@ pub fn calmest<T>(mut read: impl FnMut() -> Taken<T>) -> Taken<T> {
 /// Entries that came or went during a reading. None: there are no counters to tell.
 fn motion<T>((before, _, after): &Taken<T>) -> Option<u64> {
     let (before, after) = (before.as_ref()?, after.as_ref()?);
-    let moved =
-        |counter: Counter| after.sums[counter as usize].wrapping_sub(before.sums[counter as usize]);
+    let moved = |counter: Counter| after.sums[counter as usize].wrapping_sub(before.sums[counter as usize]);
     Some(moved(Counter::Allocs).saturating_add(moved(Counter::Frees)))
 }
 

@@ -124,7 +124,10 @@ impl CgroupTree {
         if self.walked.is_none_or(|walked| now.saturating_duration_since(walked) >= WALK_EVERY) {
             self.walk(now);
         }
-        self.known.iter().filter(|(_, known)| known.gone.is_none()).map(|(id, known)| (*id, known.path.as_slice()))
+        self.known
+            .iter()
+            .filter(|(_, known)| known.gone.is_none())
+            .map(|(id, known)| (*id, known.path.as_slice()))
     }
 
     /// Did the last walk stop at [`MAX_DIRECTORIES`], so that some cgroups cannot be named?

@@ -10,11 +10,11 @@ use super::{Daemon, lock, monotonic};
 use crate::aggregate::books::Reading;
 use crate::aggregate::calm::calmest;
 use crate::aggregate::snapshot::Snapshot;
+use crate::attribute::ledger::Ledger;
 use crate::attribute::owner::Owner;
 use crate::drain::netns::Namespace;
 use crate::drain::netns_enter::in_namespace;
 use crate::drain::{ctnetlink, netns, presence};
-use crate::attribute::ledger::Ledger;
 use crate::export::coverage::{ALLOC, CONFIRM, Coverage, FREE};
 use crate::export::labels::table_kind;
 use crate::export::view::{HeldCounts, OwnerCounts, View};
@@ -131,8 +131,9 @@ impl Daemon {
         }
         drop(books);
         snapshot.honesty.collectors.insert("ctnetlink", all_read);
-        snapshot.honesty.tables_in_overflow =
-            u64::from(self.counters.as_ref().is_some_and(|c| c.overflow().sums[Counter::Allocs as usize] > 0));
+        snapshot.honesty.tables_in_overflow = u64::from(
+            self.counters.as_ref().is_some_and(|c| c.overflow().sums[Counter::Allocs as usize] > 0),
+        );
         if let Some(probes) = lock(&self.probes).as_mut() {
             probes.at_limit(at_limit);
             snapshot.honesty.accounting.unplaced = Some(probes.unplaced());
@@ -173,7 +174,8 @@ fn by_owner(snapshot: &Snapshot, ledger: &Ledger) -> Vec<OwnerCounts> {
     for table in &snapshot.tables {
         for part in table.owners.iter().flat_map(|owners| &owners.parts) {
             entry(table_kind(table), &part.owner, &|counts| {
-                let held = counts.held.get_or_insert(HeldCounts { inserts: Some(0), ..HeldCounts::default() });
+                let held =
+                    counts.held.get_or_insert(HeldCounts { inserts: Some(0), ..HeldCounts::default() });
                 held.entries += part.entries;
                 held.responder_entries += part.responder_entries;
                 held.inserts = held.inserts.zip(part.inserts).map(|(before, more)| before + more);

@@ -101,7 +101,14 @@ mod tests {
     }
 
     fn key(n: u32) -> DirectoryKey {
-        let tuple = Tuple { saddr: [n.into(), 0], daddr: [9, 0], sport: n as u16, dport: 80, l3num: 2, ..Tuple::default() };
+        let tuple = Tuple {
+            saddr: [n.into(), 0],
+            daddr: [9, 0],
+            sport: n as u16,
+            dport: 80,
+            l3num: 2,
+            ..Tuple::default()
+        };
         seed_key(1, &tuple)
     }
 

@@ -51,12 +51,15 @@ pub fn metrics_markdown() -> String {
     };
     section(&mut out, "Tables", |m| matches!(m.samples, Samples::Table { .. }));
     section(&mut out, "Owners", |m| {
-        matches!(m.samples, Samples::OwnerEntries
+        matches!(
+            m.samples,
+            Samples::OwnerEntries
                 | Samples::OwnerResponderEntries
                 | Samples::OwnerInserts
                 | Samples::OwnerDrops
                 | Samples::OwnerEvictions
-                | Samples::Resets)
+                | Samples::Resets
+        )
     });
     section(&mut out, "The node, and the tool itself", |m| {
         matches!(m.samples, Samples::Node(_) | Samples::AllTables(_) | Samples::Process)

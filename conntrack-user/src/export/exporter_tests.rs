@@ -94,7 +94,13 @@ fn crowd(pods: u32) -> View {
         let owner = if i % 3 == 0 { Owner::Unknown } else { fixture::pod(&format!("p{i}")) };
         view.snapshot.tables.push(fixture::table(i, owner));
         let owner = fixture::pod(&format!("p{i}"));
-        view.owners.push(OwnerCounts { table: "host", owner: owner.clone(), held: None, drops: 1, evictions: 1 });
+        view.owners.push(OwnerCounts {
+            table: "host",
+            owner: owner.clone(),
+            held: None,
+            drops: 1,
+            evictions: 1,
+        });
         for cause in ["evicted", "unrelated"] {
             view.snapshot.resets.push(ResetCount {
                 owner: owner.clone(),

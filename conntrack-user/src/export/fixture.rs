@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::view::{HeldCounts, OwnerCounts, View};
 use crate::aggregate::gaps::{Gap, GapState};
-use crate::aggregate::snapshot::{Counted, AccountingOverflow, Honesty, KernelStats, ProbeState, ResetCount, Snapshot, Table};
+use crate::aggregate::snapshot::{
+    AccountingOverflow, Counted, Honesty, KernelStats, ProbeState, ResetCount, Snapshot, Table,
+};
 use crate::attribute::owner::Owner;
 
 pub(crate) fn pod(name: &str) -> Owner {
@@ -20,7 +22,7 @@ pub(crate) fn probe(probe: &'static str, mechanism: &'static str) -> ProbeState 
         target: attached.then(|| format!("{probe}_function")),
         reason: (!attached).then(|| "the kernel refused it: EPERM".to_owned()),
         missed: attached.then_some(0),
-        caught: None,
+        caught: (mechanism == "fentry").then_some(2),
         runs: attached.then_some(1000),
         run_time_ns: attached.then_some(2_500_000),
     }

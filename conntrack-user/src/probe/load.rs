@@ -110,8 +110,7 @@ impl Probes {
 }
 
 fn drains(ebpf: &mut Ebpf, cpus: u32, seeds: u32) -> anyhow::Result<Drains> {
-    let tables =
-        Pool::new(take(ebpf, "TABLES")?, take(ebpf, "FREE_SLOTS")?, OVERFLOW_SLOT + 1..MAX_TABLES)?;
+    let tables = Pool::new(take(ebpf, "TABLES")?, take(ebpf, "FREE_SLOTS")?, OVERFLOW_SLOT + 1..MAX_TABLES)?;
     let sources =
         Pool::new(take(ebpf, "SOURCES")?, take(ebpf, "FREE_SOURCES")?, SHARED_SOURCES..MAX_SOURCES)?;
     let [counters, accounts, slots] = ["COUNTERS", "ACCOUNTS", "SLOT_NETNS"].map(|name| take(ebpf, name));

@@ -317,7 +317,8 @@ mod tests {
     fn a_twin_is_its_program_again() {
         for way in PROBES.iter().flat_map(|probe| probe.ways).map(|(_, way)| way) {
             let Some((_, twins)) = way.twins else { continue };
-            let again: Vec<_> = way.programs.iter().map(|(name, hook)| (format!("{name}_again"), *hook)).collect();
+            let again: Vec<_> =
+                way.programs.iter().map(|(name, hook)| (format!("{name}_again"), *hook)).collect();
             let twins: Vec<_> = twins.iter().map(|(name, hook)| ((*name).to_owned(), *hook)).collect();
             assert_eq!(again, twins);
         }
