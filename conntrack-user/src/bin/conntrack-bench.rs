@@ -2,10 +2,15 @@
 //! `cargo xtask bench` builds and runs it.
 
 use anyhow::{Context as _, ensure};
-use aya::maps::{Array, Queue};
+use aya::maps::{Array, MapData, Queue};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use conntrack_common::{Counter, MAX_TABLES, Offsets, TableCounters};
+use conntrack_common::directory::{
+    DIRECTORY_PLACES, DirectoryEntry, OWNER_SEARCH, OWNER_TENANT, address_key, device_key, table_key,
+};
+use conntrack_common::{AccountCounters, Counter, MAX_ACCOUNTS, MAX_TABLES, Offsets, TableCounters};
+use conntrack_user::drain::directory::{Directory, Told};
+use conntrack_user::drain::mapping::Mapping;
 use conntrack_user::kernel::btf::KernelBtf;
 use conntrack_user::kernel::offsets::offsets;
 
@@ -17,32 +22,54 @@ const REPEAT: u32 = 1_000_000;
 const ROUNDS: usize = 5;
 /// The namespace of the made-up entry.
 const NETNS: u32 = 0xf000_0001;
+/// The device that the made-up packet came in by.
+const IFINDEX: u32 = 5;
+/// Buckets of places: what a limit of 262,144 entries gets.
+const BUCKETS: u32 = 131_072;
+/// `AF_INET`.
+const AF_INET: u64 = 2;
 /// `IPS_CONFIRMED`.
 const CONFIRMED: u64 = 1 << 3;
-/// (program, what one run of it adds to the counters)
-const PROGRAMS: [(&str, &[Counter]); 5] = [
-    ("bench_empty", &[]),
-    ("bench_harness", &[]),
-    ("bench_connection_fentry", &[Counter::Allocs, Counter::Inserts, Counter::Frees]),
-    ("bench_connection_kprobe", &[Counter::Allocs, Counter::Inserts, Counter::Frees]),
-    ("bench_refusal", &[Counter::TableFull, Counter::Refused]),
+/// The account of the entry's source, and of who answers it.
+const OWNER: u32 = MAX_TABLES + 1;
+const RESPONDER: u32 = MAX_TABLES + 2;
+/// Owners that the directory knows besides.
+const OWNERS: u32 = 1_000;
+/// Programs, and what one run of each adds.
+const PROGRAMS: [(&str, Counted); 5] = [
+    ("bench_empty", Counted::Nothing),
+    ("bench_harness", Counted::Nothing),
+    ("bench_connection_fentry", Counted::Connection),
+    ("bench_connection_kprobe", Counted::Connection),
+    ("bench_refusal", Counted::Refusal),
 ];
+
+/// What a program counts.
+#[derive(Clone, Copy)]
+enum Counted {
+    Nothing,
+    Connection,
+    Refusal,
+}
 
 fn main() -> anyhow::Result<()> {
     let mut ebpf = load()?;
     prepare(&mut ebpf)?;
-    let counters: Array<_, TableCounters> =
-        ebpf.take_map("COUNTERS").context("no map COUNTERS")?.try_into()?;
+    let maps = Maps {
+        counters: ebpf.take_map("COUNTERS").context("no map COUNTERS")?.try_into()?,
+        accounts: ebpf.take_map("ACCOUNTS").context("no map ACCOUNTS")?.try_into()?,
+    };
     run(&mut ebpf, "bench_setup", 1)?;
     let mut measured: Vec<Vec<u64>> = vec![Vec::new(); PROGRAMS.len()];
     for _ in 0..ROUNDS {
         for ((name, counted), times) in PROGRAMS.iter().zip(&mut measured) {
-            let before = sums(&counters)?;
+            let before = maps.read(*counted)?;
             times.push(run(&mut ebpf, name, REPEAT)?);
-            let after = sums(&counters)?;
-            for counter in *counted {
-                let new = after[*counter as usize] - before[*counter as usize];
-                ensure!(new == u64::from(REPEAT), "{name} counted {new} {counter:?} in {REPEAT} runs");
+            for (what, before, after) in
+                before.into_iter().zip(maps.read(*counted)?).map(|(b, a)| (a.0, b.1, a.1))
+            {
+                let new = after - before;
+                ensure!(new == u64::from(REPEAT), "{name} counted {new} {what} in {REPEAT} runs");
             }
         }
     }
@@ -60,9 +87,59 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+struct Maps {
+    counters: Array<MapData, TableCounters>,
+    accounts: Array<MapData, AccountCounters>,
+}
+
+impl Maps {
+    fn read(&self, counted: Counted) -> anyhow::Result<Vec<(&'static str, u64)>> {
+        Ok(match counted {
+            Counted::Nothing => Vec::new(),
+            Counted::Connection => {
+                let (owner, responder) = (self.account(OWNER)?, self.account(RESPONDER)?);
+                vec![
+                    ("allocations", owner.allocs),
+                    ("inserts", owner.inserts),
+                    ("frees", owner.frees),
+                    ("answers", responder.answers),
+                    ("answers that ended", responder.answers_freed),
+                ]
+            }
+            Counted::Refusal => {
+                vec![
+                    ("table full", self.counter(Counter::TableFull)?),
+                    ("refused", self.counter(Counter::Refused)?),
+                ]
+            }
+        })
+    }
+
+    fn account(&self, account: u32) -> anyhow::Result<AccountCounters> {
+        let mut sum = AccountCounters::default();
+        for cpu in 0..cpus()? {
+            let one = self.accounts.get(&(cpu * MAX_ACCOUNTS + account), 0)?;
+            sum.allocs += one.allocs;
+            sum.inserts += one.inserts;
+            sum.frees += one.frees;
+            sum.answers += one.answers;
+            sum.answers_freed += one.answers_freed;
+        }
+        Ok(sum)
+    }
+
+    fn counter(&self, counter: Counter) -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for cpu in 0..cpus()? {
+            sum += self.counters.get(&(cpus()? + cpu), 0)?.values[counter as usize];
+        }
+        Ok(sum)
+    }
+}
+
 fn load() -> anyhow::Result<Ebpf> {
     let btf = KernelBtf::open(std::path::Path::new("/sys/kernel/btf"))?;
-    // The made-up entry's layout; what is not named is as in this kernel.
+    // The made-up packet's layout, and its entry's, device's and namespace's; what is not named is as here.
     let offsets = Offsets {
         skb_nfct: 0,
         ct_status: 8,
@@ -70,14 +147,21 @@ fn load() -> anyhow::Result<Ebpf> {
         ct_timeout: 24,
         ct_orig: 32,
         ct_reply: 72,
-        net_inum: 0,
+        net_inum: 128,
+        skb_dev: 136,
+        dev_net: 144,
+        skb_iif: 152,
+        skb_sk: 160,
         ..offsets(&btf)
     };
     let cpus = cpus()?;
     EbpfLoader::new()
         .override_global("OFFSETS", &offsets, true)
         .override_global("CPUS", &cpus, true)
+        .override_global("PLACES_MASK", &(BUCKETS - 1), true)
         .map_max_entries("COUNTERS", MAX_TABLES * cpus)
+        .map_max_entries("ACCOUNTS", MAX_ACCOUNTS * cpus)
+        .map_max_entries("PLACES", BUCKETS)
         .load(OBJECT)
         .context("cannot load the bench's maps (root is needed)")
 }
@@ -87,14 +171,29 @@ fn cpus() -> anyhow::Result<u32> {
     Ok(u32::try_from(cpus)?)
 }
 
-/// Makes the entry up, and gives its namespace and its source a place of their own.
+/// Makes the entry up, and tells the probes of its owner and its responder among others.
 fn prepare(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    let address = |last: u32| [u64::from(last) << 8 | 10, 0];
     let mut fake = [0_u64; 32];
     fake[1] = CONFIRMED;
-    fake[4] = u64::from_ne_bytes([10, 0, 0, 1, 0, 0, 0, 0]);
+    // Source, ports and family of the tuple and of its reply.
+    (fake[4], fake[6]) = (address(1)[0], AF_INET << 16);
+    (fake[9], fake[11]) = (address(2)[0], AF_INET << 16);
     fake[16] = u64::from(NETNS);
+    fake[19] = u64::from(IFINDEX);
     let mut map: Array<_, [u64; 32]> = ebpf.map_mut("FAKE").context("no map FAKE")?.try_into()?;
     map.set(0, fake, 0)?;
+    let value = |account: u32, flags| u64::from(account + 1) | flags;
+    let mut told = Told::from([
+        (table_key(NETNS), value(MAX_TABLES, OWNER_SEARCH)),
+        (device_key(NETNS, IFINDEX), value(OWNER, 0)),
+    ]);
+    for n in 0..OWNERS {
+        told.insert(address_key(NETNS, AF_INET as u32, address(n)), value(MAX_TABLES + n, OWNER_TENANT));
+    }
+    let bytes = DIRECTORY_PLACES as usize * size_of::<DirectoryEntry>();
+    let map = ebpf.take_map("DIRECTORY").context("no map DIRECTORY")?;
+    ensure!(Directory::new(Mapping::new(map, bytes)?).tell(&told) == 0, "the directory has no room");
     for (queue, index) in [("FREE_SLOTS", 1), ("FREE_SOURCES", conntrack_common::SHARED_SOURCES)] {
         let mut free: Queue<_, u32> =
             ebpf.map_mut(queue).with_context(|| format!("no map {queue}"))?.try_into()?;
@@ -115,13 +214,4 @@ fn run(ebpf: &mut Ebpf, name: &str, repeat: u32) -> anyhow::Result<u64> {
     let result = program.test_run(options).with_context(|| format!("{name} does not run"))?;
     ensure!(result.return_value == 0, "{name} returned {}", result.return_value);
     Ok(u64::try_from(result.duration.as_nanos())?)
-}
-
-fn sums(counters: &Array<aya::maps::MapData, TableCounters>) -> anyhow::Result<[u64; Counter::COUNT]> {
-    let mut sums = [0; Counter::COUNT];
-    for cpu in 0..cpus()? {
-        let values = counters.get(&(cpus()? + cpu), 0)?.values;
-        sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-    }
-    Ok(sums)
 }
