@@ -112,7 +112,7 @@ pub(super) fn returned<R: Reader, P: Places>(
 }
 
 #[inline(always)]
-fn allocated<R: Reader, P: Places>(turn: Turn, call: Call, ct: u64) {
+pub(super) fn allocated<R: Reader, P: Places>(turn: Turn, call: Call, ct: u64) {
     let mut owner = 0;
     let placed = P::place(ct, turn, || {
         let accounts = of_new::<R>(netns_by::<R>(call.net), call.orig);

@@ -91,7 +91,8 @@ fn bench_connection_fentry(ctx: TcContext) -> i32 {
     let (entry, position) = (number(packet), frame(&ctx));
     let turns = |probe| [Turn::first(probe), Turn::second(probe)];
     for turn in turns(Twin::Alloc) {
-        alloc::returned::<Made, ByBucket>(turn, call(packet), entry, || position);
+        // As `returned` does when the kernel had room; both branches at once are too much stack.
+        alloc::allocated::<Made, ByBucket>(turn, call(packet), entry);
     }
     for turn in turns(Twin::Confirm) {
         insert::confirmed::<Made>(turn, packet, NF_ACCEPT, || position);
@@ -111,7 +112,7 @@ fn bench_connection_kprobe(ctx: TcContext) -> i32 {
     stash(position, Stash { tag: TAG, a: args.net, b: args.orig, c: args.repl, d: args.hash.into() });
     if let Some(kept) = unstash(position, TAG) {
         let args = Call { net: kept.a, orig: kept.b, repl: kept.c, hash: kept.d as u32 };
-        alloc::returned::<Probed, ByBucket>(Turn::alone(Twin::Alloc), args, entry, || position);
+        alloc::allocated::<Probed, ByBucket>(Turn::alone(Twin::Alloc), args, entry);
     }
     insert::confirming(position, entry);
     insert::confirmed_after::<ByBucket>(position, NF_ACCEPT);

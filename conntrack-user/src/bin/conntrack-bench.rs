@@ -54,7 +54,8 @@ enum Counted {
 
 fn main() -> anyhow::Result<()> {
     let mut ebpf = load()?;
-    prepare(&mut ebpf)?;
+    // Kept open: programs are loaded later, and name maps by fd.
+    let _directory = prepare(&mut ebpf)?;
     let maps = Maps {
         counters: ebpf.take_map("COUNTERS").context("no map COUNTERS")?.try_into()?,
         accounts: ebpf.take_map("ACCOUNTS").context("no map ACCOUNTS")?.try_into()?,
@@ -172,7 +173,7 @@ fn cpus() -> anyhow::Result<u32> {
 }
 
 /// Makes the entry up, and tells the probes of its owner and its responder among others.
-fn prepare(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+fn prepare(ebpf: &mut Ebpf) -> anyhow::Result<Directory> {
     let address = |last: u32| [u64::from(last) << 8 | 10, 0];
     let mut fake = [0_u64; 32];
     fake[1] = CONFIRMED;
@@ -193,13 +194,14 @@ fn prepare(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     }
     let bytes = DIRECTORY_PLACES as usize * size_of::<DirectoryEntry>();
     let map = ebpf.take_map("DIRECTORY").context("no map DIRECTORY")?;
-    ensure!(Directory::new(Mapping::new(map, bytes)?).tell(&told) == 0, "the directory has no room");
+    let mut directory = Directory::new(Mapping::new(map, bytes)?);
+    ensure!(directory.tell(&told) == 0, "the directory has no room");
     for (queue, index) in [("FREE_SLOTS", 1), ("FREE_SOURCES", conntrack_common::SHARED_SOURCES)] {
         let mut free: Queue<_, u32> =
             ebpf.map_mut(queue).with_context(|| format!("no map {queue}"))?.try_into()?;
         free.push(index, 0)?;
     }
-    Ok(())
+    Ok(directory)
 }
 
 /// Nanoseconds of one run, of the mean that the kernel tells.
