@@ -8,7 +8,7 @@ use conntrack_common::{
 
 use crate::{
     directory::look_up,
-    kernel::{Probed, Reader, member_by, sk_cgroup, skb_iif, skb_netns, tuple_source},
+    kernel::{Probed, Reader, member_by, sk_cgroup, skb_iif, skb_netns},
     maps::{ACCOUNTS, offsets},
     table::{add_one, slot},
 };
@@ -83,7 +83,7 @@ pub(crate) fn of_new<R: Reader>(netns: u32, orig: u64) -> Accounts {
         return Accounts(slot(netns).into());
     }
     if table & OWNER_SEARCH != 0
-        && let Some((l3num, source)) = tuple_source::<R>(orig)
+        && let Some((l3num, source)) = R::tuple_source(orig)
     {
         let found = look_up(address_key(netns, l3num, source));
         return Accounts::of(if found == 0 { table } else { found | OWNER_SEARCH });
@@ -100,8 +100,8 @@ pub(crate) fn of_confirmed<R: Reader>(accounts: Accounts, entry: u64, skb: u64) 
     }
     let Some(netns) = skb_netns::<R>(skb) else { return accounts };
     let mut owner = accounts.owner();
-    let found = if skb_iif::<R>(skb) != Some(0) {
-        let iif = skb_iif::<R>(skb).unwrap_or(0);
+    let iif = skb_iif::<R>(skb).unwrap_or(0);
+    let found = if iif != 0 {
         if accounts.has(OWNER_SELF) { 0 } else { look_up(device_key(netns, iif)) }
     } else if accounts.has(OWNER_TENANT) {
         0
@@ -112,7 +112,7 @@ pub(crate) fn of_confirmed<R: Reader>(accounts: Accounts, entry: u64, skb: u64) 
         owner = account_of(found);
     }
     let mut now = Accounts(accounts.0 & !0xffff | u64::from(owner as u16));
-    if let Some((l3num, source)) = tuple_source_at_once(entry + offsets().ct_reply() as u64) {
+    if let Some((l3num, source)) = Probed::tuple_source(entry + offsets().ct_reply() as u64) {
         let found = look_up(address_key(netns, l3num, source));
         if found & OWNER_TENANT != 0 {
             now.0 |= u64::from(account_of(found) + 1) << 32;
@@ -128,11 +128,4 @@ fn socket(netns: u32, sk: u64) -> u64 {
         return 0;
     }
     sk_cgroup(sk).map_or(0, |cgroup| look_up(cgroup_key(netns, cgroup)))
-}
-
-/// As [`tuple_source`], in one read.
-#[inline(always)]
-fn tuple_source_at_once(tuple: u64) -> Option<(u32, [u64; 2])> {
-    let [first, second, third]: [u64; 3] = Probed::read(tuple)?;
-    Some(((third >> 16) as u16 as u32, [first, second]))
 }

@@ -29,10 +29,25 @@ const THREAD_SIZE: u64 = 16 << 10;
 /// `IPS_SRC_NAT | IPS_DST_NAT` of `nf_conn.status`.
 pub(crate) const IPS_NAT_MASK: u32 = 1 << 4 | 1 << 5;
 
+/// Where `src.l3num` is in `struct nf_conntrack_tuple`.
+const TUPLE_L3NUM: u64 = 18;
+
 /// A way to read kernel memory.
 pub(crate) trait Reader {
     /// Reads a value; `None` when the address faults.
     fn read<T: Copy>(address: u64) -> Option<T>;
+
+    /// Family and source address of a `struct nf_conntrack_tuple *`, as in [`Tuple`].
+    #[inline(always)]
+    fn tuple_source(address: u64) -> Option<(u32, [u64; 2])> {
+        let l3num = u32::from(Self::read::<u16>(address + TUPLE_L3NUM)?);
+        let word = |n: u64| Self::read::<u32>(address + 4 * n).map(u64::from);
+        let mut source = [word(0)?, 0];
+        if l3num == u32::from(AF_INET6) {
+            source = [source[0] | word(1)? << 32, word(2)? | word(3)? << 32];
+        }
+        Some((l3num, source))
+    }
 
     /// A pointer that was read, as one to read by.
     #[inline(always)]
@@ -49,6 +64,13 @@ impl Reader for Probed {
     fn read<T: Copy>(address: u64) -> Option<T> {
         // SAFETY: the helper checks the address.
         unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+    }
+
+    /// In one read.
+    #[inline(always)]
+    fn tuple_source(address: u64) -> Option<(u32, [u64; 2])> {
+        let [first, second, third]: [u64; 3] = Self::read(address)?;
+        Some((u32::from((third >> 16) as u16), [first, second]))
     }
 }
 
@@ -130,21 +152,6 @@ struct KernelTuple {
 }
 
 const _: () = assert!(size_of::<KernelTuple>() == 40);
-
-/// Where members of `struct nf_conntrack_tuple` are.
-const TUPLE_L3NUM: u64 = 18;
-
-/// Family and source address of a `struct nf_conntrack_tuple *`, as in [`Tuple`].
-#[inline(always)]
-pub(crate) fn tuple_source<R: Reader>(address: u64) -> Option<(u32, [u64; 2])> {
-    let l3num = u32::from(R::read::<u16>(address + TUPLE_L3NUM)?);
-    let word = |n: u64| R::read::<u32>(address + 4 * n).map(u64::from);
-    let mut source = [word(0)?, 0];
-    if l3num == u32::from(AF_INET6) {
-        source = [source[0] | word(1)? << 32, word(2)? | word(3)? << 32];
-    }
-    Some((l3num, source))
-}
 
 /// Reads a `struct nf_conntrack_tuple *`.
 #[inline(always)]

@@ -14,6 +14,7 @@ mod kernel;
 mod maps;
 mod place;
 mod probes;
+mod stash;
 mod table;
 mod turn;
 

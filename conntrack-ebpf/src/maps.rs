@@ -96,7 +96,15 @@ pub(crate) static SOURCE_WINDOWS: Array<SourceWindow> = Array::with_max_entries(
 #[map]
 pub(crate) static TOKENS: LruHashMap<FlowKey, Token> = LruHashMap::with_max_entries(65_536, 0);
 
-/// What a kprobe saw at entry, for the kretprobe: stack pointer at return → arguments.
+/// What a kprobe saw at entry, for the kretprobe, by a hash of the stack pointer at return.
+#[map]
+pub(crate) static STASHES: Array<KeyedStash> = Array::with_max_entries(STASHES_MASK + 1, 0);
+
+/// One less than places of `STASHES`, a power of two.
+pub(crate) const STASHES_MASK: u32 = 4_095;
+
+/// The same where the kernel has no compare-and-exchange, and what finds no place there: stack pointer at return →
+/// arguments.
 #[map]
 pub(crate) static STASH: HashMap<u64, Stash> = HashMap::with_max_entries(4_096, 0);
 
@@ -130,6 +138,16 @@ pub(crate) struct Stash {
     pub(crate) b: u64,
     pub(crate) c: u64,
     pub(crate) d: u64,
+}
+
+/// A place of `STASHES`: one cache line.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct KeyedStash {
+    /// Stack pointer at return; 0: free.
+    pub(crate) key: u64,
+    pub(crate) stash: Stash,
+    pad: [u64; 2],
 }
 
 /// An eviction pass under way.

@@ -168,7 +168,7 @@ fn claim(entry: u64, is: u64) -> Option<*mut Place> {
 /// # Safety
 /// `word` points into a live map value.
 #[inline(always)]
-unsafe fn exchange(word: *mut u64, old: u64, new: u64) -> u64 {
+pub(crate) unsafe fn exchange(word: *mut u64, old: u64, new: u64) -> u64 {
     let was;
     // SAFETY: the caller's. `core` has no atomics for this target; the instruction is BPF_CMPXCHG, from 5.12 on.
     unsafe {

@@ -14,13 +14,14 @@ use conntrack_common::{
     turn::{TURN_UNPLACED, Twin},
 };
 
-use super::{frame, sp_at_entry, sp_at_return, stash, unstash};
+use super::{frame, sp_at_entry, sp_at_return};
 use crate::{
     account::{Accounts, Column, add, of_new},
     emit::{self, Fate},
     kernel::{self, Probed, Reader, Typed, context, netns_by},
     maps::{FULL_MARKS, FullMark, PENDING, Stash, TURNS, control},
     place::{ByBucket, ByHash, Placed, Places},
+    stash::Keeps,
     table::{add_one, bump, slot},
     turn::Turn,
 };
@@ -31,9 +32,20 @@ const MAX_ERRNO: u64 = 4095;
 
 #[kprobe]
 fn alloc_enter(ctx: ProbeContext) -> u32 {
-    let arg = |n| ctx.arg::<u64>(n).unwrap_or(0);
-    stash(sp_at_entry(&ctx), Stash { tag: TAG, a: arg(0), b: arg(2), c: arg(3), d: arg(5) });
+    entered::<ByBucket>(&ctx);
     0
+}
+
+#[kprobe]
+fn alloc_enter_old(ctx: ProbeContext) -> u32 {
+    entered::<ByHash>(&ctx);
+    0
+}
+
+#[inline(always)]
+fn entered<K: Keeps>(ctx: &ProbeContext) {
+    let arg = |n| ctx.arg::<u64>(n).unwrap_or(0);
+    K::stash(sp_at_entry(ctx), Stash { tag: TAG, a: arg(0), b: arg(2), c: arg(3), d: arg(5) });
 }
 
 #[kretprobe]
@@ -61,9 +73,9 @@ fn alloc_exit_again(ctx: FExitContext) -> i32 {
 }
 
 #[inline(always)]
-fn returned_to_kretprobe<P: Places>(ctx: &RetProbeContext) {
+fn returned_to_kretprobe<P: Places + Keeps>(ctx: &RetProbeContext) {
     let sp = sp_at_return(ctx);
-    if let Some(args) = unstash(sp, TAG) {
+    if let Some(args) = P::unstash(sp, TAG) {
         let call = Call { net: args.a, orig: args.b, repl: args.c, hash: args.d as u32 };
         returned::<Probed, P>(Turn::alone(Twin::Alloc), call, ctx.ret::<u64>(), || sp);
     }

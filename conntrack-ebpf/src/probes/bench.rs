@@ -11,12 +11,13 @@ use conntrack_common::turn::Twin;
 
 use super::{
     alloc::{self, Call},
-    evict, frame, free, insert, stash, unstash,
+    evict, frame, free, insert,
 };
 use crate::{
     kernel::{Probed, Reader, number},
     maps::{Stash, offsets},
     place::ByBucket,
+    stash::Keeps,
     turn::Turn,
 };
 
@@ -109,12 +110,12 @@ fn bench_connection_kprobe(ctx: TcContext) -> i32 {
     let Some(packet) = fake() else { return -1 };
     let (entry, position) = (number(packet), frame(&ctx));
     let args = call(entry);
-    stash(position, Stash { tag: TAG, a: args.net, b: args.orig, c: args.repl, d: args.hash.into() });
-    if let Some(kept) = unstash(position, TAG) {
+    ByBucket::stash(position, Stash { tag: TAG, a: args.net, b: args.orig, c: args.repl, d: args.hash.into() });
+    if let Some(kept) = ByBucket::unstash(position, TAG) {
         let args = Call { net: kept.a, orig: kept.b, repl: kept.c, hash: kept.d as u32 };
         alloc::allocated::<Probed, ByBucket>(Turn::alone(Twin::Alloc), args, entry);
     }
-    insert::confirming(position, entry);
+    insert::confirming::<ByBucket>(position, entry);
     insert::confirmed_after::<ByBucket>(position, NF_ACCEPT);
     free::freed::<ByBucket>(Turn::alone(Twin::Free), entry);
     0

@@ -18,11 +18,13 @@ use conntrack_common::{
     turn::Twin,
 };
 
-use super::{frame, scalar, sp_at_entry, sp_at_return, stash, unstash};
+use super::{frame, scalar, sp_at_entry, sp_at_return};
 use crate::{
     emit::{self, Fate},
     kernel::{self, IPS_NAT_MASK, context, netns},
     maps::{EVICTORS, Evictor, FULL_MARKS, FullMark, Stash, TOKENS, offsets},
+    place::ByHash,
+    stash::Keeps,
     table::{bump, slot},
     turn::Turn,
 };
@@ -100,14 +102,14 @@ fn delete_enter(ctx: ProbeContext) -> u32 {
     let ct: u64 = ctx.arg(0).unwrap_or(0);
     // Most deletions are nobody's eviction: they end here.
     if let Some(kind) = evicting(|| sp, ct) {
-        stash(sp, Stash { tag: DELETE, a: ct, b: kind.into(), c: 0, d: 0 });
+        ByHash::stash(sp, Stash { tag: DELETE, a: ct, b: kind.into(), c: 0, d: 0 });
     }
     0
 }
 
 #[kretprobe]
 fn delete_return(ctx: RetProbeContext) -> u32 {
-    if let Some(args) = unstash(sp_at_return(&ctx), DELETE)
+    if let Some(args) = ByHash::unstash(sp_at_return(&ctx), DELETE)
         && ctx.ret::<u64>() & 0xff != 0
     {
         evicted(Turn::alone(Twin::Delete), args.a, args.b as u32);

@@ -11,13 +11,14 @@ use aya_ebpf::{
 };
 use conntrack_common::{Counter, EventKind, turn::Twin};
 
-use super::{frame, scalar, sp_at_entry, sp_at_return, stash, unstash};
+use super::{frame, scalar, sp_at_entry, sp_at_return};
 use crate::{
     account::{Accounts, Column, add, of_confirmed},
     emit::{self, Fate},
     kernel::{self, Probed, Reader, Typed, ct_netns, skb_ct},
     maps::{CLASH_MARKS, Stash, offsets},
     place::{ByBucket, ByHash, Confirmed, Places},
+    stash::Keeps,
     table::{bump, slot},
     turn::Turn,
 };
@@ -26,14 +27,18 @@ const CONFIRM: u64 = 3;
 const CLASH: u64 = 4;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
-/// `IPS_CONFIRMED`.
-const IPS_CONFIRMED: u32 = 1 << 3;
 /// `IPS_DYING`.
 const IPS_DYING: u32 = 1 << 9;
 
 #[kprobe]
 fn confirm_enter(ctx: ProbeContext) -> u32 {
-    confirming(sp_at_entry(&ctx), ctx.arg(0).unwrap_or(0));
+    confirming::<ByBucket>(sp_at_entry(&ctx), ctx.arg(0).unwrap_or(0));
+    0
+}
+
+#[kprobe]
+fn confirm_enter_old(ctx: ProbeContext) -> u32 {
+    confirming::<ByHash>(sp_at_entry(&ctx), ctx.arg(0).unwrap_or(0));
     0
 }
 
@@ -64,13 +69,13 @@ fn confirm_exit_again(ctx: FExitContext) -> i32 {
 #[kprobe]
 fn clash_enter(ctx: ProbeContext) -> u32 {
     let skb: u64 = ctx.arg(0).unwrap_or(0);
-    stash(sp_at_entry(&ctx), Stash { tag: CLASH, a: skb, b: 0, c: 0, d: 0 });
+    ByHash::stash(sp_at_entry(&ctx), Stash { tag: CLASH, a: skb, b: 0, c: 0, d: 0 });
     0
 }
 
 #[kretprobe]
 fn clash_return(ctx: RetProbeContext) -> u32 {
-    if let Some(args) = unstash(sp_at_return(&ctx), CLASH) {
+    if let Some(args) = ByHash::unstash(sp_at_return(&ctx), CLASH) {
         clashed(Turn::alone(Twin::Clash), args.a, ctx.ret::<u64>() as u32);
     }
     0
@@ -98,25 +103,22 @@ fn clash_exited(turn: Turn, ctx: &FExitContext) {
 /// Remembers the entry that a packet of the original direction is about to insert. A REJECT's own packet is
 /// of the reply direction: the kernel accepts it without inserting anything.
 #[inline(always)]
-pub(super) fn confirming(key: u64, skb: u64) {
+pub(super) fn confirming<K: Keeps>(key: u64, skb: u64) {
     let (ct, original) = skb_ct::<Probed>(skb);
     if ct != 0 && original {
-        stash(key, Stash { tag: CONFIRM, a: skb, b: ct, c: 0, d: 0 });
+        K::stash(key, Stash { tag: CONFIRM, a: skb, b: ct, c: 0, d: 0 });
     }
 }
 
 /// What kprobe and kretprobe see: a clash merged into the winner leaves the packet with the winner's entry, and
 /// nothing was inserted.
 #[inline(always)]
-pub(super) fn confirmed_after<P: Places>(key: u64, verdict: u32) {
-    let Some(Stash { a: skb, b: ct, .. }) = unstash(key, CONFIRM) else { return };
+pub(super) fn confirmed_after<P: Places + Keeps>(key: u64, verdict: u32) {
+    let Some(Stash { a: skb, b: ct, .. }) = P::unstash(key, CONFIRM) else { return };
     let turn = Turn::alone(Twin::Confirm);
     if verdict == NF_DROP {
         failed(turn, skb, ct, || key);
-    } else if verdict == NF_ACCEPT
-        && skb_ct::<Probed>(skb).0 == ct
-        && kernel::ct_status(ct) & IPS_CONFIRMED != 0
-    {
+    } else if verdict == NF_ACCEPT && skb_ct::<Probed>(skb).0 == ct {
         inserted::<Probed, P>(turn, skb, ct);
     }
 }

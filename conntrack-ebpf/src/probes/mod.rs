@@ -11,12 +11,10 @@ mod tcp;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::BPF_ANY,
     helpers::generated::bpf_get_func_arg,
     programs::{ProbeContext, RetProbeContext},
 };
 
-use crate::maps::{STASH, Stash};
 
 /// The stack pointer of a probed function at its entry, as its return will have it.
 #[inline(always)]
@@ -30,24 +28,6 @@ fn sp_at_entry(ctx: &ProbeContext) -> u64 {
 fn sp_at_return(ctx: &RetProbeContext) -> u64 {
     // SAFETY: the context of a kretprobe is a struct pt_regs.
     unsafe { (*ctx.regs).rsp }
-}
-
-/// Keeps arguments until the return of this call.
-#[inline(always)]
-fn stash(key: u64, value: Stash) {
-    let _: Result<(), i32> = STASH.insert(key, value, BPF_ANY.into());
-}
-
-/// Takes the arguments kept by the function with this tag.
-#[inline(always)]
-fn unstash(key: u64, tag: u64) -> Option<Stash> {
-    // SAFETY: only this call, on this stack, writes the value.
-    let value = *unsafe { STASH.get(key) }?;
-    if value.tag != tag {
-        return None;
-    }
-    let _: Result<(), i32> = STASH.remove(key);
-    Some(value)
 }
 
 /// An argument of a tracing program as a plain number, which the verifier lets be calculated with.

@@ -171,7 +171,7 @@ pub const PROBES: &[Probe] = &[
             ),
             kprobe_if(
                 Condition::WithoutExchange,
-                &[("confirm_enter", CONFIRM_FN), ("confirm_return_old", CONFIRM_FN)],
+                &[("confirm_enter_old", CONFIRM_FN), ("confirm_return_old", CONFIRM_FN)],
             ),
         ],
     },
@@ -183,7 +183,7 @@ pub const PROBES: &[Probe] = &[
             kprobe_if(Condition::WithExchange, &[("alloc_enter", ALLOC_FN), ("alloc_return", ALLOC_FN)]),
             kprobe_if(
                 Condition::WithoutExchange,
-                &[("alloc_enter", ALLOC_FN), ("alloc_return_old", ALLOC_FN)],
+                &[("alloc_enter_old", ALLOC_FN), ("alloc_return_old", ALLOC_FN)],
             ),
         ],
     },
