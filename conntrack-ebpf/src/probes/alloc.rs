@@ -184,7 +184,7 @@ fn refused(call: Call, netns: u32, slot: u32, position: u64) {
         let left = unsafe { &mut *left };
         emit::send(left, crate::table::slot(left.netns), Fate::Refusal);
     }
-    if PENDING.insert(key, event, BPF_ANY.into()).is_err() {
+    if PENDING.insert(key, &event, BPF_ANY.into()).is_err() {
         emit::send(&mut event, slot, Fate::Refusal);
     }
 }
