@@ -89,6 +89,10 @@ pub struct Event {
     pub orig: Tuple,
     /// Reply tuple, with [`FLAG_REPLY`]; for a reset, the original tuple of the evicted entry.
     pub reply: Tuple,
+    /// Evictions: the account that the entry was in, plus one; 0: none.
+    pub account: u32,
+    /// Evictions: the account that answered the entry, plus one; 0: none.
+    pub responder: u32,
 }
 
 /// Key of the limiter: who caused the event, by all that can tell one owner from another.
@@ -109,8 +113,8 @@ pub struct SourceKey {
     pub flags: u32,
     /// As [`Tuple::l3num`].
     pub l3num: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// As [`Event::account`].
+    pub account: u32,
 }
 
 /// The bits of [`Event::flags`] that are part of a [`SourceKey`].
@@ -152,7 +156,7 @@ pub struct Token {
     pub reply: Tuple,
 }
 
-const _: () = assert!(size_of::<Event>() == 136);
+const _: () = assert!(size_of::<Event>() == 144);
 const _: () = assert!(size_of::<SourceKey>() == 48);
 const _: () = assert!(size_of::<SourceWindow>() == 80);
 const _: () = assert!(size_of::<Token>() == 104);

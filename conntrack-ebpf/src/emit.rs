@@ -58,6 +58,8 @@ pub(crate) fn event(kind: EventKind, netns: u32) -> Event {
         suppressed: 0,
         orig: Default::default(),
         reply: Default::default(),
+        account: 0,
+        responder: 0,
     }
 }
 
@@ -105,7 +107,7 @@ fn window(event: &Event) -> Option<*mut SourceWindow> {
         kind: event.kind,
         flags: event.flags & SOURCE_FLAGS,
         l3num: event.orig.l3num.into(),
-        pad: 0,
+        account: event.account,
     };
     let index = match SOURCES.get_ptr(key) {
         // SAFETY: a live map value.

@@ -54,6 +54,17 @@ pub(crate) trait Places {
     fn take(entry: u64, turn: Turn) -> Taken;
 }
 
+/// The accounts of an entry, wherever this kernel keeps them; 0: it has no place.
+#[inline(never)]
+pub(crate) fn accounts_of(entry: u64) -> u64 {
+    if let Some(place) = find(entry) {
+        // SAFETY: a live value of an array.
+        return unsafe { core::ptr::read_volatile(&raw const (*place).accounts) };
+    }
+    // SAFETY: a live map value.
+    unsafe { PLACES_BY_HASH.get(entry) }.map_or(0, |place| place[1])
+}
+
 /// In buckets of one cache line.
 pub(crate) struct ByBucket;
 

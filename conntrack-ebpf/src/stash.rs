@@ -42,7 +42,9 @@ impl Keeps for ByBucket {
     #[inline(always)]
     fn stash(key: u64, value: Stash) {
         for step in 0..CHAIN {
-            let Some(place) = STASHES.get_ptr_mut(start(key).wrapping_add(step) & STASHES_MASK) else { return };
+            let Some(place) = STASHES.get_ptr_mut(start(key).wrapping_add(step) & STASHES_MASK) else {
+                return;
+            };
             // SAFETY: a live value of an array. Who is there already is this call's own, left by a return that was
             // not seen, or another's.
             unsafe {

@@ -110,7 +110,10 @@ fn bench_connection_kprobe(ctx: TcContext) -> i32 {
     let Some(packet) = fake() else { return -1 };
     let (entry, position) = (number(packet), frame(&ctx));
     let args = call(entry);
-    ByBucket::stash(position, Stash { tag: TAG, a: args.net, b: args.orig, c: args.repl, d: args.hash.into() });
+    ByBucket::stash(
+        position,
+        Stash { tag: TAG, a: args.net, b: args.orig, c: args.repl, d: args.hash.into() },
+    );
     if let Some(kept) = ByBucket::unstash(position, TAG) {
         let args = Call { net: kept.a, orig: kept.b, repl: kept.c, hash: kept.d as u32 };
         alloc::allocated::<Probed, ByBucket>(Turn::alone(Twin::Alloc), args, entry);

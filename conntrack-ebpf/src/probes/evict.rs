@@ -20,10 +20,11 @@ use conntrack_common::{
 
 use super::{frame, scalar, sp_at_entry, sp_at_return};
 use crate::{
+    account::Accounts,
     emit::{self, Fate},
     kernel::{self, IPS_NAT_MASK, context, netns},
     maps::{EVICTORS, Evictor, FULL_MARKS, FullMark, Stash, TOKENS, offsets},
-    place::ByHash,
+    place::{ByHash, accounts_of},
     stash::Keeps,
     table::{bump, slot},
     turn::Turn,
@@ -218,6 +219,11 @@ fn report(ct: u64, kind: EventKind, netns: u32, slot: u32) {
     if let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) {
         event.reply = reply;
         event.flags = FLAG_REPLY | if status & IPS_NAT_MASK != 0 { FLAG_NAT } else { 0 };
+    }
+    let accounts = Accounts(accounts_of(ct));
+    if accounts.0 != 0 {
+        event.account = accounts.owner() + 1;
+        event.responder = accounts.responder().map_or(0, |responder| responder + 1);
     }
     emit::send(&mut event, slot, Fate::Eviction);
 }

@@ -15,7 +15,6 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 
-
 /// The stack pointer of a probed function at its entry, as its return will have it.
 #[inline(always)]
 fn sp_at_entry(ctx: &ProbeContext) -> u64 {

@@ -90,6 +90,12 @@ impl Accounts {
         self.rows.iter().filter(|(_, row)| row.netns == netns).map(|(id, _)| *id).collect()
     }
 
+    /// Whose an account is. None: a table's own, of nobody known.
+    #[must_use]
+    pub fn owner(&self, account: u32) -> Option<Owner> {
+        self.rows.get(&account).map(|row| row.owner.clone()).filter(|owner| *owner != Owner::Unknown)
+    }
+
     /// Counts `times` (below zero: takes out) entries older than the probes.
     pub fn seed(&mut self, seeded: Seeded, times: i64) {
         if let Some(row) = self.rows.get_mut(&seeded.owner) {

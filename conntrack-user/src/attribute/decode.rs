@@ -160,6 +160,8 @@ pub(crate) mod tests {
             suppressed: 0,
             orig: tuple("10.0.0.1", 1, "10.0.0.2", 2),
             reply: tuple("10.0.0.3", 3, "10.0.0.4", 4),
+            account: 0,
+            responder: 0,
         };
         let reply = Flow::from_tuple(&event.reply);
         assert_eq!(flows(&event), (Flow::from_tuple(&event.orig), reply));

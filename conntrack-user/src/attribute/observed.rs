@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::owner::{Evidence, Owner};
 use super::resets::ResetVerdict;
+use crate::aggregate::snapshot::{OwnerPart, Owners};
 
 /// Addresses of one direction, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -40,6 +41,29 @@ pub struct TokenEvidence {
     pub nat: bool,
 }
 
+/// Who holds most of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Culprit {
+    /// The owner.
+    pub owner: Owner,
+    /// Entries it holds.
+    pub entries: u64,
+    /// Part of all entries, of 100, rounded down.
+    pub percent: u64,
+}
+
+impl Culprit {
+    /// Who holds most. None: nobody known does.
+    #[must_use]
+    pub fn of(owners: &Owners) -> Option<Self> {
+        let held = |part: &OwnerPart| u64::try_from(part.entries).ok().filter(|entries| *entries > 0);
+        let all: u64 = owners.parts.iter().filter_map(held).sum();
+        let most = owners.parts.iter().max_by_key(|part| part.entries)?;
+        let entries = held(most)?;
+        Some(Self { owner: most.owner.clone(), entries, percent: entries * 100 / all })
+    }
+}
+
 /// A fact, attributed.
 #[derive(Clone, Debug)]
 pub struct Observed {
@@ -63,6 +87,8 @@ pub struct Observed {
     pub evidence: Evidence,
     /// The responder, where a local pod is one.
     pub responder: Option<Owner>,
+    /// Refusals: who held most of the table.
+    pub culprit: Option<Culprit>,
     /// Resets: the token matched.
     pub token: Option<TokenEvidence>,
     /// Resets: what the token proves; None: nothing.
@@ -71,4 +97,29 @@ pub struct Observed {
     pub suppressed: u32,
     /// True when this reset's token was already matched before: the same connection's other end.
     pub repeated: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_culprit_holds_most() {
+        let part = |owner, entries| OwnerPart {
+            owner,
+            entries,
+            responder_entries: 0,
+            inserts: None,
+            inserts_per_second: None,
+        };
+        let owners = |parts| Owners { source: "probes", parts };
+        let most = Culprit::of(&owners(vec![
+            part(Owner::Host, 30),
+            part(Owner::External, 61),
+            part(Owner::Unknown, -1),
+        ]));
+        assert_eq!(most, Some(Culprit { owner: Owner::External, entries: 61, percent: 67 }));
+        assert_eq!(Culprit::of(&owners(vec![part(Owner::Host, 0)])), None);
+        assert_eq!(Culprit::of(&owners(Vec::new())), None);
+    }
 }

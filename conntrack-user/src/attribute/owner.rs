@@ -42,6 +42,8 @@ pub enum Evidence {
     DestinationAddress,
     /// The socket that sent it is in the owner's cgroup.
     SocketCgroup,
+    /// The entry was counted as the owner's when it was made.
+    Entry,
     /// Nothing proved it.
     None,
 }

@@ -92,6 +92,8 @@ mod tests {
             suppressed: 0,
             orig: inverse(orig),
             reply: orig,
+            account: 0,
+            responder: 0,
         }
     }
 

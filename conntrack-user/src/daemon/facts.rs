@@ -8,7 +8,8 @@ use conntrack_common::{Counter, Event, EventKind};
 use super::{Daemon, lock, monotonic};
 use crate::attribute::decode::{ClockOffset, flows, token_evidence};
 use crate::attribute::index::Query;
-use crate::attribute::observed::Observed;
+use crate::attribute::observed::{Culprit, Observed};
+use crate::attribute::owner::Evidence;
 use crate::attribute::resets;
 use crate::export::log_event;
 
@@ -37,7 +38,13 @@ impl Daemon {
             cgroup_id: (event.flags & FLAG_CGROUP != 0).then_some(event.cgroup_id),
             ifindex: (event.flags & FLAG_IFINDEX != 0).then_some(event.ifindex),
         };
-        let found = owners.resolve(&query);
+        let mut found = owners.resolve(&query);
+        if let Some(held) = lock(&self.held).as_ref() {
+            if let Some(owner) = held.owner(event.account) {
+                (found.owner, found.evidence) = (owner, Evidence::Entry);
+            }
+            found.responder = held.owner(event.responder).or(found.responder);
+        }
         let device = query
             .ifindex
             .and_then(|ifindex| owners.index.as_ref()?.device(event.netns, ifindex).map(str::to_owned));
@@ -58,10 +65,21 @@ impl Daemon {
             owner: found.owner,
             evidence: found.evidence,
             responder: found.responder,
+            culprit: self.culprit(kind, event.netns),
             token: token_evidence(event),
             verdict,
             suppressed: event.suppressed,
             repeated: resets::is_repeated(event),
         }));
+    }
+
+    /// Of a refusal, who held most of the table at the last reading.
+    fn culprit(&self, kind: EventKind, netns: u32) -> Option<Culprit> {
+        if !matches!(kind, EventKind::RefusedTableFull | EventKind::InferredRefusal) {
+            return None;
+        }
+        let view = lock(&self.latest).clone()?;
+        let table = view.snapshot.tables.iter().find(|table| table.netns == netns)?;
+        Culprit::of(table.owners.as_ref()?)
     }
 }

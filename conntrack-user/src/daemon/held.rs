@@ -7,6 +7,7 @@ use conntrack_common::directory::{DirectoryKey, seed_key};
 use crate::aggregate::accounts::Accounts;
 use crate::aggregate::snapshot::AccountingOverflow;
 use crate::attribute::index::OwnerIndex;
+use crate::attribute::owner::Owner;
 use crate::attribute::telling::{accounts_of, telling};
 use crate::drain::ct_entry::Entry;
 use crate::drain::ctnetlink;
@@ -63,6 +64,11 @@ impl Held {
         for gone in self.seeds.keep(alive) {
             self.accounts.seed(gone, -1);
         }
+    }
+
+    /// Whose the account is that a probe named: its number plus one, 0 for none.
+    pub(super) fn owner(&self, named: u32) -> Option<Owner> {
+        self.accounts.owner(named.checked_sub(1)?)
     }
 
     /// What found no room.

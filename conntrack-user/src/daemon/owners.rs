@@ -33,20 +33,23 @@ impl Owners {
         }
     }
 
-    /// Credits what the limiter held back to whoever its sources belong to.
-    pub(super) fn withheld(&mut self, withheld: &Withheld) {
+    /// Credits what the limiter held back to whoever its sources belong to: to the owner of the account, where the
+    /// entry was in one.
+    pub(super) fn withheld(&mut self, withheld: &Withheld, account: Option<Owner>) {
         let key = &withheld.key;
         let Some(kind) = EventKind::from_raw(key.kind) else { return };
         let flow = source_flow(key);
-        let owner = self
-            .resolve(&Query {
+        let resolved = || {
+            let query = Query {
                 netns: key.netns,
                 orig: flow.as_ref(),
                 reply: None,
                 cgroup_id: (key.flags & FLAG_CGROUP != 0).then_some(key.cgroup_id),
                 ifindex: (key.flags & FLAG_IFINDEX != 0).then_some(key.ifindex),
-            })
-            .owner;
+            };
+            self.resolve(&query).owner
+        };
+        let owner = account.unwrap_or_else(resolved);
         if !matches!(kind, EventKind::ResetSent | EventKind::ResetReceived) {
             self.ledger.lost(kind, self.table(key.netns), &owner, withheld.count);
         } else if key.flags & FLAG_REPEATED == 0 {

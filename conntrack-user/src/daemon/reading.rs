@@ -42,7 +42,10 @@ impl Daemon {
         snapshot.honesty.log_events_lost = self.log.lost();
         let mut owners = lock(&self.owners);
         if let Some(sources) = lock(&self.sources).as_mut() {
-            sources.sweep(monotonic()).iter().for_each(|withheld| owners.withheld(withheld));
+            for withheld in sources.sweep(monotonic()) {
+                let account = lock(&self.held).as_ref().and_then(|held| held.owner(withheld.key.account));
+                owners.withheld(&withheld, account);
+            }
         }
         if let Some(index) = &owners.index {
             for table in &mut snapshot.tables {

@@ -65,6 +65,8 @@ fn decode(mut record: &[u8]) -> Option<Event> {
         suppressed: r.get_u32_ne(),
         orig: tuple(r),
         reply: tuple(r),
+        account: r.get_u32_ne(),
+        responder: r.get_u32_ne(),
     })
 }
 

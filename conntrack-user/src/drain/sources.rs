@@ -99,9 +99,18 @@ fn decode(words: [u64; 6]) -> SourceKey {
         let half = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         (half(0), half(4))
     };
-    let ((netns, ifindex), (kind, flags), (l3num, pad)) =
+    let ((netns, ifindex), (kind, flags), (l3num, account)) =
         (halves(words[3]), halves(words[4]), halves(words[5]));
-    SourceKey { saddr: [words[0], words[1]], cgroup_id: words[2], netns, ifindex, kind, flags, l3num, pad }
+    SourceKey {
+        saddr: [words[0], words[1]],
+        cgroup_id: words[2],
+        netns,
+        ifindex,
+        kind,
+        flags,
+        l3num,
+        account,
+    }
 }
 
 #[cfg(test)]
@@ -118,7 +127,7 @@ mod tests {
             kind: 6,
             flags: 7,
             l3num: 8,
-            pad: 0,
+            account: 9,
         };
         // SAFETY: both are 48 bytes of integers without padding.
         let words: [u64; 6] = unsafe { std::mem::transmute(key) };

@@ -59,6 +59,13 @@ pub fn record(o: &Observed) -> Record {
         owner(&mut inner, responder);
         r.push("responder", Value::Fields(inner));
     }
+    if let Some(culprit) = &o.culprit {
+        let mut inner = Record::default();
+        owner(&mut inner, &culprit.owner);
+        inner.push("entries", culprit.entries);
+        inner.push("percent", culprit.percent);
+        r.push("culprit", Value::Fields(inner));
+    }
     if let Some(t) = &o.token {
         r.push("token", Value::Fields(token(t)));
     }
@@ -105,6 +112,7 @@ const fn evidence_name(evidence: Evidence) -> &'static str {
         Evidence::SourceAddress => "source_address",
         Evidence::DestinationAddress => "destination_address",
         Evidence::SocketCgroup => "socket_cgroup",
+        Evidence::Entry => "entry",
         Evidence::None => "none",
     }
 }

@@ -10,7 +10,7 @@ use super::log_event::record;
 use super::log_fields::FIELDS;
 use super::record::{LogFormat, Record, Value};
 use super::{fixture, golden};
-use crate::attribute::observed::{Flow, Observed, TokenEvidence};
+use crate::attribute::observed::{Culprit, Flow, Observed, TokenEvidence};
 use crate::attribute::owner::{Evidence, Owner};
 use crate::attribute::resets::ResetVerdict;
 
@@ -31,6 +31,7 @@ fn observed(kind: EventKind) -> Observed {
         owner: Owner::Unknown,
         evidence: Evidence::None,
         responder: None,
+        culprit: None,
         token: None,
         verdict: None,
         suppressed: 0,
@@ -63,7 +64,15 @@ fn all() -> Vec<Observed> {
     };
     let icmp = Some(flow("fd00::1", 77, "fd00::2", 128 << 8, 58));
     vec![
-        Observed { suppressed: 41, ..observed(EventKind::RefusedTableFull) },
+        Observed {
+            suppressed: 41,
+            culprit: Some(Culprit { owner: fixture::pod("shop-0"), entries: 900, percent: 90 }),
+            ..observed(EventKind::RefusedTableFull)
+        },
+        Observed {
+            culprit: Some(Culprit { owner: service.clone(), entries: 5, percent: 50 }),
+            ..observed(EventKind::RefusedTableFull)
+        },
         Observed { orig: icmp, host: false, owner: Owner::External, ..observed(EventKind::RefusedNoMemory) },
         evicted,
         Observed {

@@ -19,6 +19,7 @@ const fn field(name: &'static str, json: &'static str, when: &'static str, says:
 
 const KNOWN: &str = "when known";
 const TUPLE: &str = "when the record has a tuple";
+const CULPRIT: &str = "refused, and the owners of entries are counted";
 const RESET: &str = "reset that matched an eviction";
 
 /// All fields, in the order in which they are printed.
@@ -83,7 +84,7 @@ pub const FIELDS: &[Field] = &[
         "evidence",
         "string",
         "always",
-        "What proved the owner: `namespace`, `device`, `source_address`, `destination_address`, `socket_cgroup` or `none`.",
+        "What proved the owner: `namespace`, `device`, `source_address`, `destination_address`, `socket_cgroup`, `entry` (it was counted as the owner's when it was made) or `none`.",
     ),
     field("device", "string", KNOWN, "The packet's network device."),
     field("responder.owner", "string", "a local pod is the responder", "As `owner`, for the responder."),
@@ -91,6 +92,13 @@ pub const FIELDS: &[Field] = &[
     field("responder.pod", "string", "responder is a pod", "Pod."),
     field("responder.pod_uid", "string", "responder is a pod", "Uid of the pod."),
     field("responder.cgroup", "string", "responder is a cgroup", "Path below the cgroup root."),
+    field("culprit.owner", "string", CULPRIT, "Who held most of the table at the last reading. As `owner`."),
+    field("culprit.namespace", "string", "culprit is a pod, and known", "Kubernetes namespace."),
+    field("culprit.pod", "string", "culprit is a pod", "Pod."),
+    field("culprit.pod_uid", "string", "culprit is a pod", "Uid of the pod."),
+    field("culprit.cgroup", "string", "culprit is a cgroup", "Path below the cgroup root."),
+    field("culprit.entries", "number", CULPRIT, "Entries it held."),
+    field("culprit.percent", "number", CULPRIT, "Part of the table's entries that is, of 100, rounded down."),
     field("token.kind", "string", "reset that matched a known kind of eviction", "`early_drop` or `gc`."),
     field("token.age_ms", "number", RESET, "Time from the eviction to the reset, milliseconds."),
     field("token.netns", "number", RESET, "Inode of the namespace whose table lost the entry."),

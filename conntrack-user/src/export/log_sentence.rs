@@ -11,9 +11,16 @@ use crate::attribute::owner::Owner;
 pub fn sentence(o: &Observed) -> String {
     let (who, what, table) = (who(&o.owner), connection(o.orig.as_ref()), table(o));
     let mut s = match o.kind {
-        EventKind::RefusedTableFull => format!(
-            "{who}: {what} was refused: {table} is full; raise nf_conntrack_max or find who fills it (conntrack_entries, conntrack_owner_*)"
-        ),
+        EventKind::RefusedTableFull => match &o.culprit {
+            Some(culprit) => format!(
+                "{who}: {what} was refused: {table} is full, {} % of it held by {}; have that one hold fewer connections, or raise nf_conntrack_max",
+                culprit.percent,
+                self::who(&culprit.owner)
+            ),
+            None => format!(
+                "{who}: {what} was refused: {table} is full; raise nf_conntrack_max or find who fills it (conntrack_owner_entries)"
+            ),
+        },
         EventKind::Refused => format!(
             "{who}: {what} was refused an entry in {table}; whether the table was full was not seen (doctor says why)"
         ),
