@@ -22,9 +22,9 @@ pub(crate) struct Suite {
 /// Every guest test. A new one is a new row.
 pub(crate) const SUITES: &[Suite] = &[
     suite(ATTACH, &[ATTACH], SMOKE),
-    suite("refusals", &["refusals"], BY_FENTRY),
+    suite("refusals", &["refusals"], SMOKE),
     suite("refusals by kprobe", &["refusals", "--mechanism", "kprobe"], SMOKE),
-    suite("forwarded", &["forwarded"], BY_FENTRY),
+    suite("forwarded", &["forwarded"], SMOKE),
     suite("forwarded by kprobe", &["forwarded", "--mechanism", "kprobe"], SMOKE),
     suite("forwarded-node", &["forwarded-node"], FULL),
     suite("owners", &["owners"], FULL),
@@ -54,11 +54,6 @@ pub(crate) const ATTACH: &str = "attach";
 const FULL: &[&str] = &["6.12"];
 /// And those at both ends, for what matters most.
 const SMOKE: &[&str] = &["6.12", "5.10", "newest"];
-
-/// As [`SMOKE`], less kernels that preempt inside an fentry program. There the kernel may skip the run of another
-/// task on that processor; the daemon says so (`conntrack_probe_missed_total`), but the counts are not exact then.
-/// By kprobe they are.
-const BY_FENTRY: &[&str] = &["6.12", "5.10"];
 
 const fn suite(name: &'static str, args: &'static [&'static str], test_on: &'static [&'static str]) -> Suite {
     Suite { name, args, test_on, timeout: Duration::from_secs(600) }
