@@ -41,7 +41,6 @@ impl Turn {
         // SAFETY: only this call, on this stack, uses the key.
         if unsafe { SIGNS.get(key) }.is_some_and(|sign| *sign != self.me) {
             let _: Result<(), i32> = SIGNS.remove(key);
-            self.other_was_first();
             return false;
         }
         let _: Result<(), i32> = SIGNS.insert(key, self.me, BPF_ANY.into());
@@ -49,7 +48,8 @@ impl Turn {
         true
     }
 
-    /// The other has just done the work: so it runs before this one, always.
+    /// The other has just done the work: so it runs before this one, always. Only what cannot be an old sign
+    /// tells: the state of an entry's place.
     #[inline(always)]
     pub(crate) fn other_was_first(self) {
         if let Some(first) = TURNS.get_ptr_mut(0)

@@ -153,7 +153,7 @@ pub(super) fn early_dropping(turn: Turn, position: u64, net: u64, hash: u32) {
     // SAFETY: only this context writes the value.
     let there = unsafe { EVICTORS.get(key) }.is_some_and(|there| there.net == net && there.hash == hash);
     if turn.me != 0 && there {
-        return turn.other_was_first();
+        return;
     }
     let evictor = Evictor { net, hash, kind: EventKind::EvictedEarlyDrop as u32 };
     let _: Result<(), i32> = EVICTORS.insert(key, evictor, BPF_ANY.into());

@@ -197,7 +197,7 @@ fn clashed(turn: Turn, skb: u64, verdict: u32) {
     }
     // The twin's mark, which the end of `__nf_conntrack_confirm` takes away.
     if turn.me != 0 && CLASH_MARKS.get_ptr(skb).is_some() {
-        return turn.other_was_first();
+        return;
     }
     turn.does_the_work();
     let (ct, _) = skb_ct::<Probed>(skb);

@@ -21,6 +21,8 @@ const RATE_OVER: Duration = Duration::from_secs(1);
 pub struct Accounts {
     ids: HashMap<(u32, Owner), u32>,
     rows: BTreeMap<u32, Row>,
+    /// Of tables: what their accounts that were given back had counted, which belongs to the table still.
+    given_back: BTreeMap<u32, AccountCounters>,
     refused: u64,
 }
 
@@ -90,6 +92,12 @@ impl Accounts {
         self.rows.iter().filter(|(_, row)| row.netns == netns).map(|(id, _)| *id).collect()
     }
 
+    /// What accounts of a table had counted that were given back since.
+    #[must_use]
+    pub fn given_back(&self, netns: u32) -> AccountCounters {
+        self.given_back.get(&netns).copied().unwrap_or_default()
+    }
+
     /// Whose an account is. None: a table's own, of nobody known.
     #[must_use]
     pub fn owner(&self, account: u32) -> Option<Owner> {
@@ -146,8 +154,13 @@ impl Accounts {
     }
 
     /// Takes back the accounts whose owners are gone for a while and that hold nothing: `clear` is given each, to
-    /// start it at zero.
-    pub fn retire(&mut self, now: Instant, alive: impl Fn(u32) -> bool, clear: impl Fn(u32)) {
+    /// start it at zero, and returns what it had counted.
+    pub fn retire(
+        &mut self,
+        now: Instant,
+        alive: impl Fn(u32) -> bool,
+        clear: impl Fn(u32) -> AccountCounters,
+    ) {
         let mut gone = Vec::new();
         for (id, row) in &mut self.rows {
             if !alive(row.netns) {
@@ -161,11 +174,15 @@ impl Accounts {
             }
         }
         for id in gone {
-            clear(id);
+            let last = clear(id);
             if let Some(row) = self.rows.remove(&id) {
+                if alive(row.netns) {
+                    add_up(self.given_back.entry(row.netns).or_default(), &last);
+                }
                 self.ids.remove(&(row.netns, row.owner));
             }
         }
+        self.given_back.retain(|netns, _| alive(*netns));
     }
 }
 
@@ -187,6 +204,16 @@ impl Row {
     fn rest(&mut self, idle: bool, now: Instant) {
         self.idle = if idle { self.idle.or(Some(now)) } else { None };
     }
+}
+
+fn add_up(sum: &mut AccountCounters, one: &AccountCounters) {
+    sum.allocs += one.allocs;
+    sum.frees += one.frees;
+    sum.moved_in += one.moved_in;
+    sum.moved_out += one.moved_out;
+    sum.inserts += one.inserts;
+    sum.answers += one.answers;
+    sum.answers_freed += one.answers_freed;
 }
 
 /// Entries held of those that came since the probes were attached.
@@ -274,7 +301,14 @@ mod tests {
         let round = |accounts: &mut Accounts, frees, at| {
             accounts.owners(&[(id, counters(2, frees, 0, 0))], 2 - frees as i64, at, true);
             let cleared = std::cell::Cell::new(0);
-            accounts.retire(at, |_| true, |_| cleared.set(cleared.get() + 1));
+            accounts.retire(
+                at,
+                |_| true,
+                |_| {
+                    cleared.set(cleared.get() + 1);
+                    counters(2, frees, 0, 0)
+                },
+            );
             cleared.get()
         };
         accounts.ask_anew();
@@ -285,6 +319,7 @@ mod tests {
         accounts.ask_anew();
         assert_eq!(round(&mut accounts, 2, later + FORGET_AFTER), 1);
         assert_eq!(accounts.used(), 0);
+        assert_eq!(accounts.given_back(1), counters(2, 2, 0, 0), "the table's sums must not fall");
     }
 
     #[test]
@@ -292,7 +327,8 @@ mod tests {
         let (mut accounts, now) = (Accounts::default(), Instant::now());
         accounts.account(1, &pod("a")).unwrap();
         accounts.retire(now, |_| false, |_| panic!("too early"));
-        accounts.retire(now + FORGET_AFTER, |_| false, |id| assert_eq!(id, MAX_TABLES));
+        accounts.retire(now + FORGET_AFTER, |_| false, |id| counters(u64::from(id), 0, 0, 0));
+        assert_eq!(accounts.given_back(1), AccountCounters::default());
         assert_eq!(accounts.used(), 0);
     }
 

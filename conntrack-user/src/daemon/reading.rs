@@ -74,11 +74,14 @@ impl Daemon {
         let (mut all_read, mut at_limit) = (true, false);
         for namespace in namespaces {
             // Of the host's table all is told from the start; any other is none before it has had an entry.
-            let accounts = held.as_ref().map(|held| held.accounts.of(namespace.inum)).unwrap_or_default();
+            let (accounts, given_back) = held.as_ref().map_or_else(Default::default, |held| {
+                (held.accounts.of(namespace.inum), held.accounts.given_back(namespace.inum))
+            });
             let tally = |told: bool| {
                 let counters = self.counters.as_ref()?;
                 let netns = namespace.inum;
-                if told { counters.of(netns, &accounts) } else { counters.table(netns, &accounts) }
+                let now = if told { counters.of(netns, &accounts) } else { counters.table(netns, &accounts) };
+                now.map(|tally| tally.with_given_back(given_back))
             };
             let after = |counts: Option<&ctnetlink::TableCounts>| {
                 tally(namespace.host || counts.is_some_and(|c| c.entries > 0))

@@ -100,12 +100,14 @@ impl Counters {
         AccountCounters { allocs, frees, moved_in, moved_out, inserts, answers, answers_freed, pad }
     }
 
-    /// Starts an account at zero, for its next owner.
-    pub fn zero_account(&self, account: u32) {
+    /// Starts an account at zero, for its next owner; what it had counted.
+    pub fn zero_account(&self, account: u32) -> AccountCounters {
+        let last = self.account(account);
         for cpu in 0..self.cpus {
             let first = (cpu * MAX_ACCOUNTS as usize + account as usize) * AccountCounters::WORDS;
             (first..first + AccountCounters::WORDS).for_each(|word| self.accounts.set(word, 0));
         }
+        last
     }
 
     /// Starts a namespace that is gone at zero, should its inode be used again, and gives its slot back when few
@@ -160,11 +162,28 @@ impl Counters {
     }
 }
 
-fn tally(mut sums: Sums, accounts: Vec<AccountSums>) -> Tally {
-    for (_, account) in &accounts {
-        sums[Counter::Allocs as usize] += account.allocs;
-        sums[Counter::Frees as usize] += account.frees;
-        sums[Counter::Inserts as usize] += account.inserts;
+fn tally(sums: Sums, accounts: Vec<AccountSums>) -> Tally {
+    let mut tally = Tally { sums, accounts: Vec::with_capacity(accounts.len() + 1) };
+    accounts.into_iter().for_each(|(account, counters)| tally.add(account, counters));
+    tally
+}
+
+impl Tally {
+    /// Adds an account.
+    fn add(&mut self, account: u32, counters: AccountCounters) {
+        self.sums[Counter::Allocs as usize] += counters.allocs;
+        self.sums[Counter::Frees as usize] += counters.frees;
+        self.sums[Counter::Inserts as usize] += counters.inserts;
+        self.accounts.push((account, counters));
     }
-    Tally { sums, accounts }
+
+    /// Adds what accounts had counted that were given back: the table's, but nobody's any more.
+    #[must_use]
+    pub fn with_given_back(mut self, counters: AccountCounters) -> Self {
+        self.add(OVERFLOW_SLOT, counters);
+        if let Some((_, last)) = self.accounts.last_mut() {
+            last.inserts = 0;
+        }
+        self
+    }
 }

@@ -8,7 +8,6 @@ use aya::maps::Map;
 use aya::{Ebpf, EbpfLoader};
 use conntrack_common::directory::{DIRECTORY_PLACES, DirectoryEntry};
 use conntrack_common::place::WAYS;
-use conntrack_common::turn::TURNS;
 use conntrack_common::{Control, MAX_ACCOUNTS, MAX_SOURCES, MAX_TABLES, OVERFLOW_SLOT, SHARED_SOURCES};
 
 use super::attach::{Probes, state};
@@ -87,7 +86,7 @@ impl Probes {
         // What is taken is kept open by whom it is handed to: programs are loaded later, and name maps by fd.
         let drains = drains(&mut ebpf, cpus, seeds)?;
         let control = Mapping::new(take(&mut ebpf, "CONTROL")?, size_of::<Control>())?;
-        let turns = Turns(Mapping::new(take(&mut ebpf, "TURNS")?, TURNS as usize * size_of::<u64>())?);
+        let turns = Turns::new(take(&mut ebpf, "TURNS")?, take(&mut ebpf, "SIGNS")?)?;
         let cause = (reason == u32::MAX)
             .then(|| "this kernel gives no reason for a drop: refusals cannot be inferred".to_owned());
         let untried = |p| state(p, "not tried yet: conntrack is not loaded".into());
