@@ -43,7 +43,9 @@ impl Probes {
             let given = Given { alloc_attached: self.is_attached(ALLOC), exchange: self.exchange };
             (self.states[index], self.ways[index]) = self.attach_one(probe, given, facts.as_ref());
         }
-        self.turns.clear_signs();
+        if self.ways.iter().flatten().any(|way| way.twins.is_some()) {
+            self.turns.clear_signs();
+        }
         let kfree_skb = u32::from(self.is_attached(KFREE_SKB) && self.is_attached(ALLOC));
         let early_drop = u32::from(self.is_attached(EARLY_DROP));
         self.say(Control { kfree_skb, early_drop, ..self.said });
