@@ -91,7 +91,8 @@ impl Results {
              host's load is not in it. {} short TCP connections a run over the loopback, one after the other, and the \
              removal of their entries; the variants take turns in every round. The ratio is connections per \
              second beside the bare run of the same round; `bare again` shows the noise. Of conntrack-pressure the \
-             whole daemon is measured, its reading once a second included.\n",
+             whole daemon is measured, its reading once a second included; `readings alone` is that without a probe on \
+             conntrack.\n",
             self.connections
         );
         text.push_str("| watched by | rounds | ratio (median) | least–greatest | instructions' ns a connection | connections made | seen | exact rounds | runs missed |\n|---|---|---|---|---|---|---|---|---|\n");

@@ -62,6 +62,7 @@ impl Daemon {
         let wanted = match mechanism {
             "auto" | MIXED if std::path::Path::new("/sys/kernel/btf/nf_conntrack").exists() => "fentry",
             "auto" | MIXED => "kprobe",
+            "none" => "raw_tracepoint",
             other => other,
         };
         if by != wanted {

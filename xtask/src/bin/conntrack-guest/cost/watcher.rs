@@ -26,6 +26,7 @@ const NETFILTER: &str = "12";
 pub(crate) enum Variant {
     Bare,
     BareAgain,
+    Readings,
     Fentry,
     Kprobe,
     Bpftrace,
@@ -33,13 +34,21 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Bare, Self::BareAgain, Self::Fentry, Self::Kprobe, Self::Bpftrace, Self::Events];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Bare,
+        Self::BareAgain,
+        Self::Readings,
+        Self::Fentry,
+        Self::Kprobe,
+        Self::Bpftrace,
+        Self::Events,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
             Self::BareAgain => "bare again",
+            Self::Readings => "conntrack-pressure's readings alone",
             Self::Fentry => "conntrack-pressure by fentry",
             Self::Kprobe => "conntrack-pressure by kprobe",
             Self::Bpftrace => "bpftrace on the same hooks",
@@ -51,6 +60,7 @@ impl Variant {
 /// One that is watching.
 pub(crate) enum Watcher {
     Nobody,
+    Readings(Daemon),
     Us { daemon: Daemon, inserts: f64 },
     Bpftrace(Child),
     Events(Child),
@@ -61,6 +71,7 @@ impl Watcher {
     pub(crate) fn start(variant: Variant) -> anyhow::Result<Result<Self, String>> {
         Ok(Ok(match variant {
             Variant::Bare | Variant::BareAgain => Self::Nobody,
+            Variant::Readings => Self::Readings(Daemon::start_by(LOG, "receive_reset", "none")?),
             Variant::Fentry if !fs::exists("/sys/kernel/btf/nf_conntrack")? => {
                 return Ok(Err("this kernel has no BTF of nf_conntrack".to_owned()));
             }
@@ -77,7 +88,7 @@ impl Watcher {
     /// Connections it saw, and runs it missed, if it tells.
     pub(crate) fn saw(&mut self) -> anyhow::Result<(Option<u64>, Option<u64>)> {
         match self {
-            Self::Nobody => Ok((None, None)),
+            Self::Nobody | Self::Readings(_) => Ok((None, None)),
             Self::Us { daemon, inserts } => {
                 let page = daemon.page()?;
                 let now = value(&page, INSERTS).context("no count of inserts")?;
@@ -104,7 +115,7 @@ impl Watcher {
     /// Ends it.
     pub(crate) fn stop(self) -> anyhow::Result<()> {
         match self {
-            Self::Us { daemon, .. } => daemon.stop(),
+            Self::Us { daemon, .. } | Self::Readings(daemon) => daemon.stop(),
             Self::Nobody | Self::Bpftrace(_) | Self::Events(_) => Ok(()),
         }
     }
