@@ -106,7 +106,8 @@ pub(crate) fn of_confirmed<R: Reader>(accounts: Accounts, entry: u64, skb: u64) 
     } else if accounts.has(OWNER_TENANT) {
         0
     } else {
-        socket(netns, member_by::<R, u64>(skb, offsets().skb_sk()).unwrap_or(0))
+        let sk = member_by::<R, u64>(skb, offsets().skb_sk()).unwrap_or(0);
+        socket::<R>(netns, R::follow(sk))
     };
     if found != 0 {
         owner = account_of(found);
@@ -122,10 +123,10 @@ pub(crate) fn of_confirmed<R: Reader>(accounts: Accounts, entry: u64, skb: u64) 
 }
 
 /// What the directory says of a socket's cgroup.
-#[inline(never)]
-fn socket(netns: u32, sk: u64) -> u64 {
+#[inline(always)]
+fn socket<R: Reader>(netns: u32, sk: u64) -> u64 {
     if sk == 0 {
         return 0;
     }
-    sk_cgroup(sk).map_or(0, |cgroup| look_up(cgroup_key(netns, cgroup)))
+    sk_cgroup::<R>(sk).map_or(0, |cgroup| look_up(cgroup_key(netns, cgroup)))
 }

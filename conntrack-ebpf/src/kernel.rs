@@ -34,6 +34,9 @@ const TUPLE_L3NUM: u64 = 18;
 
 /// A way to read kernel memory.
 pub(crate) trait Reader {
+    /// Can it meet a kernel that tags pointers? Those whose pointers have types do not.
+    const TAGGED: bool;
+
     /// Reads a value; `None` when the address faults.
     fn read<T: Copy>(address: u64) -> Option<T>;
 
@@ -60,6 +63,8 @@ pub(crate) trait Reader {
 pub(crate) struct Probed;
 
 impl Reader for Probed {
+    const TAGGED: bool = true;
+
     #[inline(always)]
     fn read<T: Copy>(address: u64) -> Option<T> {
         // SAFETY: the helper checks the address.
@@ -79,6 +84,8 @@ impl Reader for Probed {
 pub(crate) struct Typed;
 
 impl Reader for Typed {
+    const TAGGED: bool = false;
+
     #[inline(always)]
     fn read<T: Copy>(address: u64) -> Option<T> {
         // SAFETY: the verifier lets only loads of members pass, and the kernel catches one that faults.
@@ -131,8 +138,8 @@ pub(crate) fn ct_status(ct: u64) -> u32 {
 /// `nf_ct_is_expired`.
 /// <https://github.com/torvalds/linux/blob/v6.12/include/net/netfilter/nf_conntrack.h#L296>
 #[inline(always)]
-pub(crate) fn ct_expired(ct: u64) -> bool {
-    let Some(timeout) = member::<u32>(ct, offsets().ct_timeout()) else { return false };
+pub(crate) fn ct_expired<R: Reader>(ct: u64) -> bool {
+    let Some(timeout) = member_by::<R, u32>(ct, offsets().ct_timeout()) else { return false };
     // SAFETY: no arguments.
     let now = unsafe { bpf_jiffies64() } as u32;
     timeout.wrapping_sub(now) as i32 <= 0
@@ -263,17 +270,17 @@ const MINI_SOCKET_STATES: [u8; 2] = [6, 12];
 /// holds a class id and priority instead.
 /// <https://github.com/torvalds/linux/blob/v5.10/include/linux/cgroup-defs.h#L770>
 #[inline(always)]
-pub(crate) fn sk_cgroup(sk: u64) -> Option<u64> {
-    let state: u8 = member(sk, offsets().sk_state())?;
+pub(crate) fn sk_cgroup<R: Reader>(sk: u64) -> Option<u64> {
+    let state: u8 = member_by::<R, u8>(sk, offsets().sk_state())?;
     if MINI_SOCKET_STATES[0] == state || MINI_SOCKET_STATES[1] == state {
         return None;
     }
-    let cgroup: u64 = member(sk, offsets().sk_cgrp_data())?;
-    if cgroup == 0 || cgroup & 1 != 0 {
+    let cgroup: u64 = member_by::<R, u64>(sk, offsets().sk_cgrp_data())?;
+    if R::TAGGED && cgroup & 1 != 0 {
         return None;
     }
-    let node: u64 = member(cgroup, offsets().cgroup_kn())?;
-    member(node, offsets().kernfs_id())
+    let node: u64 = member_by::<R, u64>(R::follow(cgroup), offsets().cgroup_kn())?;
+    member_by::<R, u64>(R::follow(node), offsets().kernfs_id())
 }
 
 /// inode of a socket's namespace.

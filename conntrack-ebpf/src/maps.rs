@@ -124,6 +124,11 @@ pub(crate) static CLASH_MARKS: LruHashMap<u64, u32> = LruHashMap::with_max_entri
 #[map]
 pub(crate) static PENDING: HashMap<u64, Event> = HashMap::with_max_entries(1_024, 0);
 
+/// How many refusals wait in `PENDING`, so that the many packets freed while none does cost next to nothing.
+/// Mapped by the daemon.
+#[map]
+pub(crate) static WAITING: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
 /// The daemon's word to the probes. Mapped by the daemon.
 #[map]
 pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);

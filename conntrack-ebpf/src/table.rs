@@ -55,7 +55,17 @@ pub(crate) fn bump(slot: u32, counter: Counter) {
 /// `value` points into a live map value.
 #[inline(always)]
 pub(crate) unsafe fn add_one(value: *mut u64) {
+    // SAFETY: the caller's.
+    unsafe { add(value, 1) };
+}
+
+/// Adds, whoever else does so at the same time.
+///
+/// # Safety
+/// `value` points into a live map value.
+#[inline(always)]
+pub(crate) unsafe fn add(value: *mut u64, more: u64) {
     // SAFETY: the caller's. `core` has no atomic adds for this target; the instruction is BPF_XADD, which 5.10
     // has, and no result is asked for.
-    unsafe { asm!("lock *(u64 *)({value} + 0) += {one}", value = in(reg) value, one = in(reg) 1_u64) };
+    unsafe { asm!("lock *(u64 *)({value} + 0) += {more}", value = in(reg) value, more = in(reg) more) };
 }

@@ -21,6 +21,7 @@ use crate::{
     kernel::{self, Probed, Reader, Typed, context, netns_by},
     maps::{FULL_MARKS, FullMark, PENDING, Stash, TURNS, control},
     place::{ByBucket, ByHash, Placed, Places},
+    probes::packet::waiting,
     stash::Keeps,
     table::{add_one, bump, slot},
     turn::Turn,
@@ -179,12 +180,16 @@ fn refused(call: Call, netns: u32, slot: u32, position: u64) {
     // `packet::freed` adds socket and device and sends the event.
     let key = context(position);
     if let Some(left) = PENDING.get_ptr_mut(key) {
-        // The free of an earlier packet was not seen. Its refusal is reported all the same.
+        // The free of an earlier packet was not seen. Its refusal is reported all the same, and its place taken.
         // SAFETY: only this context writes the value.
         let left = unsafe { &mut *left };
         emit::send(left, crate::table::slot(left.netns), Fate::Refusal);
+        *left = event;
+        return;
     }
+    waiting(1);
     if PENDING.insert(key, &event, BPF_ANY.into()).is_err() {
+        waiting(-1);
         emit::send(&mut event, slot, Fate::Refusal);
     }
 }

@@ -38,6 +38,8 @@ static FAKE: Array<Fake> = Array::with_max_entries(1, 0);
 struct Made;
 
 impl Reader for Made {
+    const TAGGED: bool = false;
+
     #[inline(always)]
     fn read<T: Copy>(address: u64) -> Option<T> {
         // SAFETY: inside the only value of the array, or the verifier refuses the program.

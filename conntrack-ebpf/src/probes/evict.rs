@@ -22,7 +22,7 @@ use super::{frame, scalar, sp_at_entry, sp_at_return};
 use crate::{
     account::Accounts,
     emit::{self, Fate},
-    kernel::{self, IPS_NAT_MASK, context, netns},
+    kernel::{self, IPS_NAT_MASK, Probed, Reader, Typed, context, netns},
     maps::{EVICTORS, Evictor, FULL_MARKS, FullMark, Stash, TOKENS, offsets},
     place::{ByHash, accounts_of},
     stash::Keeps,
@@ -102,7 +102,7 @@ fn delete_enter(ctx: ProbeContext) -> u32 {
     let sp = sp_at_entry(&ctx);
     let ct: u64 = ctx.arg(0).unwrap_or(0);
     // Most deletions are nobody's eviction: they end here.
-    if let Some(kind) = evicting(|| sp, ct) {
+    if let Some(kind) = evicting::<Probed>(|| sp, ct) {
         ByHash::stash(sp, Stash { tag: DELETE, a: ct, b: kind.into(), c: 0, d: 0 });
     }
     0
@@ -132,11 +132,10 @@ fn delete_exit_again(ctx: FExitContext) -> i32 {
 
 #[inline(always)]
 fn deleted(turn: Turn, ctx: &FExitContext) {
-    let ct = scalar(ctx, 0);
-    if ctx.ret::<u64>().is_ok_and(|deleted| deleted & 0xff != 0)
-        && let Some(kind) = evicting(|| frame(ctx), ct)
+    if let Some(kind) = evicting::<Typed>(|| frame(ctx), ctx.arg(0))
+        && ctx.ret::<u64>().is_ok_and(|deleted| deleted & 0xff != 0)
     {
-        evicted(turn, ct, kind);
+        evicted(turn, scalar(ctx, 0), kind);
     }
 }
 
@@ -178,9 +177,9 @@ pub(super) fn early_dropped(turn: Turn, position: u64, made_room: bool) {
 
 /// The kind of eviction that deleting this entry would be, here and now.
 #[inline(always)]
-fn evicting(position: impl FnOnce() -> u64, ct: u64) -> Option<u32> {
+fn evicting<R: Reader>(position: impl FnOnce() -> u64, ct: u64) -> Option<u32> {
     // Most deletions are of what has expired, which both evictors reap too: no eviction.
-    if kernel::ct_expired(ct) {
+    if kernel::ct_expired::<R>(ct) {
         return None;
     }
     // SAFETY: only this context writes the value.

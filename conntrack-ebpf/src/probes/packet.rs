@@ -13,13 +13,17 @@ use conntrack_common::{
 use super::frame;
 use crate::{
     emit::{self, Fate},
-    kernel::{context, member, sk_cgroup, sk_netns, skb_device, skb_nfct, skb_tuple},
-    maps::{PENDING, control, offsets, reason_netfilter_drop},
-    table::{bump, slot},
+    kernel::{Probed, context, member, sk_cgroup, sk_netns, skb_device, skb_nfct, skb_tuple},
+    maps::{PENDING, WAITING, control, offsets, reason_netfilter_drop},
+    table::{add, bump, slot},
 };
 
 #[raw_tracepoint]
 fn kfree_skb(ctx: RawTracePointContext) -> i32 {
+    // SAFETY: a live value of an array.
+    if WAITING.get_ptr(0).is_none_or(|waiting| unsafe { core::ptr::read_volatile(waiting) } == 0) {
+        return 0;
+    }
     let key = context(frame(&ctx));
     let Some(event) = PENDING.get_ptr_mut(key) else { return 0 };
     // SAFETY: a live map value; only this context writes it.
@@ -32,8 +36,19 @@ fn kfree_skb(ctx: RawTracePointContext) -> i32 {
     enrich(event, skb);
     bump(slot, Counter::RefusalsEnriched);
     emit::send(event, slot, Fate::Refusal);
-    let _: Result<(), i32> = PENDING.remove(key);
+    if PENDING.remove(key).is_ok() {
+        waiting(-1);
+    }
     0
+}
+
+/// So many refusals more wait for their packet, or, below zero, fewer.
+#[inline(always)]
+pub(super) fn waiting(more: i64) {
+    if let Some(waiting) = WAITING.get_ptr_mut(0) {
+        // SAFETY: a live value of an array.
+        unsafe { add(waiting, more as u64) };
+    }
 }
 
 /// The tier without probes: netfilter dropped a packet that has no entry while the table is at its limit.
@@ -69,7 +84,7 @@ fn kfree_skb_inferred(ctx: RawTracePointContext) -> i32 {
 fn enrich(event: &mut Event, skb: u64) {
     let sk: u64 = member(skb, offsets().skb_sk()).unwrap_or(0);
     if sk != 0
-        && let Some(cgroup) = sk_cgroup(sk)
+        && let Some(cgroup) = sk_cgroup::<Probed>(sk)
     {
         event.cgroup_id = cgroup;
         event.flags |= FLAG_CGROUP;

@@ -15,7 +15,7 @@ use conntrack_common::{
 
 use crate::{
     emit::{self, Fate},
-    kernel::{IPS_NAT_MASK, sk_cgroup, sk_netns, sk_tuple, skb_device, skb_is_reset, skb_tuple},
+    kernel::{IPS_NAT_MASK, Probed, sk_cgroup, sk_netns, sk_tuple, skb_device, skb_is_reset, skb_tuple},
     maps::TOKENS,
     table::{bump, slot},
 };
@@ -80,7 +80,7 @@ fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
     }
     bump(slot, Counter::ResetsEvicted);
     if sk != 0
-        && let Some(cgroup) = sk_cgroup(sk)
+        && let Some(cgroup) = sk_cgroup::<Probed>(sk)
     {
         event.cgroup_id = cgroup;
         event.flags |= FLAG_CGROUP;

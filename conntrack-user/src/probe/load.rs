@@ -118,7 +118,7 @@ fn drains(ebpf: &mut Ebpf, cpus: u32, seeds: u32) -> anyhow::Result<Drains> {
         counters: Counters::map(counters?, accounts?, slots?, tables, cpus)?,
         sources: Sources::map(take(ebpf, "SOURCE_WINDOWS")?, sources)?,
         events: Events::new(take(ebpf, "EVENTS")?)?,
-        pending: Pending::new(take(ebpf, "PENDING")?)?,
+        pending: Pending::new(take(ebpf, "PENDING")?, take(ebpf, "WAITING")?)?,
         directory: Directory::new(Mapping::new(take(ebpf, "DIRECTORY")?, entries(DIRECTORY_PLACES))?),
         seeds: Seeds::new(Mapping::new(take(ebpf, "SEEDS")?, entries(seeds))?, seeds),
     })
