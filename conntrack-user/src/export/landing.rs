@@ -22,7 +22,7 @@ pub fn page(view: Option<&View>) -> String {
         env!("CARGO_PKG_VERSION"),
         "</h1>",
         "<p>Who fills this node's conntrack tables, who is hurt, and what to do.</p>",
-        "<p><a href=\"/metrics\">/metrics</a> · <a href=\"/livez\">/livez</a> · <a href=\"/readyz\">/readyz</a></p>",
+        "<p><a href=\"/metrics\">/metrics</a> · <a href=\"/snapshot\">/snapshot</a> · <a href=\"/livez\">/livez</a> · <a href=\"/readyz\">/readyz</a></p>",
     ));
     match view {
         None => out.push_str("<p>No reading yet.</p>"),
