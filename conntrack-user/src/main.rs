@@ -1,6 +1,6 @@
 //! The `conntrack-pressure` command.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -79,12 +79,14 @@ fn may_run(system: &System) -> anyhow::Result<()> {
 /// `top`: of a running daemon, or else by stages of its own.
 fn watch(system: System, top: &Top) -> anyhow::Result<u8> {
     let print = |feed: Box<dyn Feed>| {
-        if top.once { screen::once(feed).map(|text| print!("{text}")) } else { screen::live(feed) }
+        if top.once {
+            return Ok(std::io::stdout().write_all(screen::once(feed)?.as_bytes())?);
+        }
+        screen::live(feed)
     };
-    anyhow::ensure!(
-        top.once || std::io::stdout().is_terminal(),
-        "top needs a terminal on standard output; --once prints one screen as text"
-    );
+    if !top.once {
+        screen::is_terminal()?;
+    }
     let daemon = feed::Daemon::at(&top.address);
     if daemon.is_there() {
         print(Box::new(daemon))?;

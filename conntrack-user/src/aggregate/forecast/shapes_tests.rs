@@ -44,7 +44,8 @@ fn runs(shape: Shape) -> impl Iterator<Item = Run> {
 fn errors(shape: Shape) {
     let (mut at_60, mut at_180) = (Vec::new(), Vec::new());
     for run in runs(shape) {
-        let full: usize = run.full.unwrap_or_else(|| panic!("{shape:?} never fills the table: the shape is wrong"));
+        let full: usize =
+            run.full.unwrap_or_else(|| panic!("{shape:?} never fills the table: the shape is wrong"));
         let said = said(&run);
         let error = |ahead: usize, errors: &mut Vec<f64>| {
             // What began a minute before or less could not be known then.

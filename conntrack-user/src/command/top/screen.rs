@@ -39,6 +39,18 @@ pub fn colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Is there a terminal to show it on?
+///
+/// # Errors
+/// If there is none; what to do.
+pub fn is_terminal() -> anyhow::Result<()> {
+    ensure!(
+        stdout().is_terminal(),
+        "top needs a terminal on standard output; --once prints one screen as text"
+    );
+    Ok(())
+}
+
 /// Shows it until q, Ctrl-C or a signal.
 ///
 /// # Errors
