@@ -209,7 +209,7 @@ impl Plan {
                 self.tooth(sim, since, height * 0.6 + self.climb * (since / self.period).floor());
             }
             Shape::Plateau => traffic(sim, height),
-            Shape::PlateauAbove => traffic(sim, height + 0.5 * self.limit),
+            Shape::PlateauAbove => traffic(sim, 1.05 * self.limit + 0.1 * self.top - self.base),
             Shape::GrowthThatStops if since < self.length => sim.come(height / self.length, Life::Held),
             Shape::GrowthThatStops => {}
             Shape::GrowthThatPauses => {

@@ -39,40 +39,39 @@ fn runs(shape: Shape) -> impl Iterator<Item = Run> {
     SIZES.into_iter().flat_map(move |(limit, seeds)| (1..=seeds).map(move |seed| run(shape, limit, seed)))
 }
 
-/// The error of what is said `ahead` seconds before the table is full, as a part of `ahead`; what is not foreseen at
-/// all counts as infinitely wrong.
-fn errors(shape: Shape) {
-    let (mut at_60, mut at_180) = (Vec::new(), Vec::new());
+/// The median error of what is said `ahead` seconds before the table is full, as a part of `ahead`, and in how many of
+/// how many runs nothing was said then, which counts as infinitely wrong. Runs whose shape began less than `known`
+/// seconds before are left out.
+fn errors(shape: Shape, ahead: usize, known: usize) -> (Option<f64>, usize, usize) {
+    let mut errors = Vec::new();
     for run in runs(shape) {
-        let full: usize =
-            run.full.unwrap_or_else(|| panic!("{shape:?} never fills the table: the shape is wrong"));
-        let said = said(&run);
-        let error = |ahead: usize, errors: &mut Vec<f64>| {
-            // What began a minute before or less could not be known then.
-            if full - ahead >= run.begins + WARM_UP {
-                let at = said.iter().find(|(second, _)| second + ahead == full);
-                let seconds = at.and_then(|(_, seconds)| *seconds);
-                errors.push(seconds.map_or(f64::INFINITY, |s| (s - ahead as f64).abs() / ahead as f64));
-            }
-        };
-        error(AHEAD, &mut at_60);
-        error(3 * AHEAD, &mut at_180);
+        let Some(full) = run.full else { panic!("{shape:?} never fills the table: the shape is wrong") };
+        if full - ahead >= run.begins + known {
+            let said = said(&run).into_iter().find(|(second, _)| second + ahead == full);
+            let seconds = said.and_then(|(_, seconds)| seconds);
+            errors.push(seconds.map_or(f64::INFINITY, |s| (s - ahead as f64).abs() / ahead as f64));
+        }
     }
-    let unforeseen = at_60.iter().filter(|e| e.is_infinite()).count();
-    let (runs, one, three) = (at_60.len(), median(&mut at_60), median(&mut at_180));
-    let percent = |e: Option<f64>| match e {
-        Some(error) if error.is_finite() => format!("{:.1} %", 100.0 * error),
-        _ => "-".to_owned(),
+    let unforeseen = errors.iter().filter(|error| error.is_infinite()).count();
+    (median(&mut errors), unforeseen, errors.len())
+}
+
+fn print(shape: Shape, ahead: usize, (median, unforeseen, runs): (Option<f64>, usize, usize)) {
+    let error = match median {
+        Some(error) if error.is_finite() => format!("median error {:.1} %", 100.0 * error),
+        _ => "no median error".to_owned(),
     };
     println!(
-        "figure: forecast {shape:?}: median error one minute ahead {}, three minutes ahead {}; not foreseen one \
-         minute ahead {unforeseen} of {runs}",
-        percent(one),
-        percent(three)
+        "figure: forecast {shape:?} {ahead} s ahead: {error}; not foreseen then in {unforeseen} of {runs} runs"
     );
-    if shape != Shape::PlateauAbove {
-        assert!(one.is_some_and(|error| error <= ERROR), "{shape:?}: {one:?} one minute ahead");
-    }
+}
+
+fn is_foreseen(shape: Shape) {
+    let found = errors(shape, AHEAD, WARM_UP);
+    print(shape, AHEAD, found);
+    print(shape, 3 * AHEAD, errors(shape, 3 * AHEAD, WARM_UP));
+    assert!(found.0.is_some_and(|error| error <= ERROR), "{shape:?}: {found:?}");
+    assert!(found.2 >= 10, "{shape:?}: too few runs to tell: {found:?}");
 }
 
 /// Seconds of alarm from `from` on, in each run, and how long after `stops` the last was.
@@ -93,8 +92,8 @@ fn alarms(shape: Shape, from: fn(&Run) -> usize) -> (usize, usize) {
 
 #[test]
 fn linear_growth_is_foreseen() {
-    errors(Shape::Linear);
-    errors(Shape::MoreAndMore);
+    is_foreseen(Shape::Linear);
+    is_foreseen(Shape::MoreAndMore);
 }
 
 #[test]
@@ -102,7 +101,7 @@ fn bursts_are_no_alarm_but_what_they_leave_is() {
     let (count, _) = alarms(Shape::Bursts, |run| run.begins);
     println!("figure: forecast Bursts: {count} seconds of alarm");
     assert_eq!(count, 0);
-    errors(Shape::LeavingBursts);
+    is_foreseen(Shape::LeavingBursts);
 }
 
 #[test]
@@ -111,7 +110,7 @@ fn a_saw_tooth_that_returns_is_no_alarm_but_one_that_climbs_is() {
     let (count, _) = alarms(Shape::SawTooth, |run| run.stops + 1);
     println!("figure: forecast SawTooth: {count} seconds of alarm after the first tooth, {first} in it");
     assert_eq!(count, 0);
-    errors(Shape::ClimbingSawTooth);
+    is_foreseen(Shape::ClimbingSawTooth);
 }
 
 #[test]
@@ -119,7 +118,10 @@ fn a_plateau_is_no_alarm_nor_is_the_way_up_to_it() {
     let (count, _) = alarms(Shape::Plateau, |_| 0);
     println!("figure: forecast Plateau: {count} seconds of alarm, the way up included");
     assert_eq!(count, 0);
-    errors(Shape::PlateauAbove);
+    // It takes about as long as an entry lives, and slows on the way: nobody can be as sure of it.
+    let above = errors(Shape::PlateauAbove, AHEAD / 2, WARM_UP / 2);
+    print(Shape::PlateauAbove, AHEAD / 2, above);
+    assert!(above.1 * 4 <= above.2, "one above the limit is foreseen in most runs: {above:?}");
 }
 
 #[test]
@@ -130,5 +132,5 @@ fn growth_that_stops_is_no_alarm_any_more() {
         "figure: forecast GrowthThatStops: {count} seconds of alarm 90 s after it stopped; the last {late} s after"
     );
     assert_eq!((count, last), (0, 0));
-    errors(Shape::GrowthThatPauses);
+    is_foreseen(Shape::GrowthThatPauses);
 }
