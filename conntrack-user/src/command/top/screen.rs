@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Stdout, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -32,6 +33,8 @@ const FIRST: Duration = Duration::from_secs(10);
 static OURS: AtomicBool = AtomicBool::new(false);
 /// Is it time to end?
 static END: AtomicBool = AtomicBool::new(false);
+/// What threads said that panicked while the terminal was ours.
+static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Colours, unless `NO_COLOR` is set to anything.
 #[must_use]
@@ -63,15 +66,18 @@ pub fn live(feed: Box<dyn Feed>) -> anyhow::Result<()> {
     let app = App::new(feed.source(), colour());
     let (documents, come) = channel();
     let (stop, stopped) = channel();
-    let polls =
-        std::thread::Builder::new().name("polls".into()).spawn(move || poll(feed, &documents, &stopped))?;
     let signals = signals()?;
     let mut screen = Ours::enter().context("cannot use the terminal")?;
+    let polls =
+        std::thread::Builder::new().name("polls".into()).spawn(move || poll(feed, &documents, &stopped))?;
     let shown = show(&mut screen, app, &come);
     drop(screen);
     drop(stop);
     drop(signals);
-    ensure!(polls.join().is_ok(), "a thread panicked; what it printed says why");
+    // That it panicked is among what was said.
+    _ = polls.join();
+    let said = std::mem::take(&mut *SAID.lock().unwrap_or_else(PoisonError::into_inner));
+    ensure!(said.is_empty(), "{}", said.join("; "));
     shown.context("cannot use the terminal")
 }
 
@@ -203,11 +209,17 @@ struct Ours(Terminal<CrosstermBackend<Stdout>>);
 impl Ours {
     fn enter() -> io::Result<Self> {
         let before = std::panic::take_hook();
-        // Whichever thread panics: what it says must be seen, and nothing drawn over it.
+        let painter = std::thread::current().id();
+        // Whichever thread panics: what it says must be seen, and nothing painted over it.
         std::panic::set_hook(Box::new(move |info| {
             END.store(true, Ordering::Relaxed);
-            give_back();
-            before(info);
+            if OURS.load(Ordering::SeqCst) && std::thread::current().id() != painter {
+                let said = info.to_string().replace('\n', " ");
+                SAID.lock().unwrap_or_else(PoisonError::into_inner).push(said);
+            } else {
+                give_back();
+                before(info);
+            }
         }));
         OURS.store(true, Ordering::SeqCst);
         let entered = terminal::enable_raw_mode()
