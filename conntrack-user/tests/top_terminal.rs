@@ -50,7 +50,7 @@ fn view() -> View {
     };
     View {
         snapshot: Snapshot { conntrack_loaded: true, tables: vec![table], ..Snapshot::default() },
-        owners: vec![OwnerCounts { table: "host", owner: victim, drops: 7, evictions: 0 }],
+        owners: vec![OwnerCounts { table: "host", owner: victim, held: None, drops: 7, evictions: 0 }],
     }
 }
 
