@@ -29,6 +29,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Print all that is known now, once
     Snapshot(SnapshotArgs),
+    /// Show who fills the tables and who is hurt, live
+    Top(TopArgs),
 }
 
 /// Flags of `run`.
@@ -75,6 +77,22 @@ pub struct SnapshotArgs {
     /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "json")]
     pub output: SnapshotOutputArg,
+}
+
+/// Flags of `top`.
+#[derive(Clone, Debug, Args)]
+pub struct TopArgs {
+    /// The running daemon to ask; if none is there, probes of its own are attached (as root)
+    #[arg(
+        long = "web.address",
+        env = "CONNTRACK_PRESSURE_WEB_ADDRESS",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9466"
+    )]
+    pub address: String,
+    /// Print one screen as text, with all rows, and end; COLUMNS says how wide [default: 80]
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// Flags of every subcommand, before its name or after.

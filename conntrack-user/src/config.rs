@@ -33,6 +33,17 @@ pub enum Action {
     Check(Thresholds),
     /// Print the state as JSON.
     Snapshot,
+    /// Show it live.
+    Top(Top),
+}
+
+/// Settings of `top`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Top {
+    /// HOST:PORT of the daemon to ask.
+    pub address: String,
+    /// Print one screen as text?
+    pub once: bool,
 }
 
 /// Settings of `run`.
@@ -83,6 +94,10 @@ impl Config {
             Command::Doctor(args) => Action::Doctor { json: args.output == OutputArg::Json },
             Command::Check(args) => Action::Check(thresholds(args.warning, args.critical)?),
             Command::Snapshot(_) => Action::Snapshot,
+            Command::Top(args) => Action::Top(Top {
+                address: host_and_port("--web.address", &args.address, "127.0.0.1")?,
+                once: args.once,
+            }),
         };
         for name in &cli.common.refuse_probe {
             let known = || PROBES.iter().map(|probe| probe.name).collect::<Vec<_>>().join(", ");
@@ -123,21 +138,23 @@ fn run(args: &RunArgs) -> anyhow::Result<Run> {
         None if std::io::stdout().is_terminal() => LogFormat::Text,
         None => LogFormat::Json,
     };
-    Ok(Run { listen_address: listen_address(&args.listen_address)?, log_format, max_pods: args.max_pods })
+    Ok(Run {
+        listen_address: host_and_port("--web.listen-address", &args.listen_address, "0.0.0.0")?,
+        log_format,
+        max_pods: args.max_pods,
+    })
 }
 
 /// HOST:PORT with the host filled in.
-fn listen_address(text: &str) -> anyhow::Result<String> {
+fn host_and_port(flag: &str, text: &str, default_host: &str) -> anyhow::Result<String> {
     let wrong = || {
-        format!(
-            "--web.listen-address {text:?}: want HOST:PORT, such as 0.0.0.0:9466, [::]:9466 or localhost:9466"
-        )
+        format!("{flag} {text:?}: want HOST:PORT, such as {default_host}:9466, [::1]:9466 or localhost:9466")
     };
     let (host, port) = text.rsplit_once(':').with_context(wrong)?;
     let Ok(port) = port.parse::<u16>() else { bail!(wrong()) };
     let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
     ensure!(!bare_v6 && !host.contains('/'), wrong());
-    Ok(format!("{}:{port}", if host.is_empty() { "0.0.0.0" } else { host }))
+    Ok(format!("{}:{port}", if host.is_empty() { default_host } else { host }))
 }
 
 fn thresholds(warning: f64, critical: f64) -> anyhow::Result<Thresholds> {
@@ -201,6 +218,19 @@ mod tests {
             let error = config(&["run", "--web.listen-address", wrong]).unwrap_err().to_string();
             assert!(error.contains("--web.listen-address") && !error.contains('\n'), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn top_asks_the_daemon_of_this_host() {
+        let top = |args: &[&str]| match config(args).unwrap().action {
+            Action::Top(top) => top,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(top(&["top"]), Top { address: "127.0.0.1:9466".into(), once: false });
+        let elsewhere = top(&["top", "--web.address", ":80", "--once"]);
+        assert_eq!(elsewhere, Top { address: "127.0.0.1:80".into(), once: true });
+        let error = config(&["top", "--web.address", "http://x:1"]).unwrap_err().to_string();
+        assert!(error.starts_with("--web.address") && !error.contains('\n'), "{error}");
     }
 
     #[test]

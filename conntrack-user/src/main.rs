@@ -1,18 +1,24 @@
 //! The `conntrack-pressure` command.
 
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use conntrack_user::cli::{self, Cli};
-use conntrack_user::command::{check, doctor, doctor_text, snapshot};
-use conntrack_user::config::{Action, Config, Run, System};
+use conntrack_user::command::top::feed::{self, Feed};
+use conntrack_user::command::top::screen;
+use conntrack_user::command::{check, doctor, doctor_text};
+use conntrack_user::config::{Action, Config, Run, System, Top};
 use conntrack_user::daemon::{Daemon, Source};
 use conntrack_user::export::exporter::Exporter;
 use conntrack_user::export::http;
 use conntrack_user::export::log::Logger;
 use conntrack_user::export::record::LogFormat;
+use conntrack_user::export::snapshot_json;
 use conntrack_user::probe::attach::Probes;
 
 fn main() -> ExitCode {
@@ -35,11 +41,10 @@ fn main() -> ExitCode {
 
 fn act(config: Config) -> anyhow::Result<u8> {
     let system = config.system;
-    system.check_paths()?;
-    anyhow::ensure!(
-        rustix::process::geteuid().is_root(),
-        "root is needed to read every namespace and to load probes; run it with sudo"
-    );
+    // `top` of a running daemon needs nothing of the system itself.
+    if !matches!(config.action, Action::Top(_)) {
+        may_run(&system)?;
+    }
     match config.action {
         Action::Run(run) => serve(system, &run),
         Action::Doctor { json } => {
@@ -52,11 +57,48 @@ fn act(config: Config) -> anyhow::Result<u8> {
             println!("{}", verdict.line);
             Ok(verdict.code)
         }
+        Action::Top(top) => watch(system, &top),
         Action::Snapshot => {
-            println!("{}", snapshot::json(&look(system)?.snapshot)?);
+            let view = look(system)?;
+            print!("{}", snapshot_json::indented(&view)?);
             Ok(0)
         }
     }
+}
+
+/// Can this process watch by itself?
+fn may_run(system: &System) -> anyhow::Result<()> {
+    system.check_paths()?;
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "root is needed to read every namespace and to load probes; run it with sudo"
+    );
+    Ok(())
+}
+
+/// `top`: of a running daemon, or else by stages of its own.
+fn watch(system: System, top: &Top) -> anyhow::Result<u8> {
+    let print = |feed: Box<dyn Feed>| {
+        if top.once {
+            return Ok(std::io::stdout().write_all(screen::once(feed)?.as_bytes())?);
+        }
+        screen::live(feed)
+    };
+    if !top.once {
+        screen::is_terminal()?;
+    }
+    let daemon = feed::Daemon::at(&top.address);
+    if daemon.is_there() {
+        print(Box::new(daemon))?;
+        return Ok(0);
+    }
+    may_run(&system).with_context(|| format!("no daemon answers at {}", top.address))?;
+    // The screen is the terminal's: log lines have no place on it.
+    let log = Logger::to(LogFormat::Text, std::io::sink(), 64).context("cannot start the log writer")?;
+    let stages = Stages::start(system, &log)?;
+    let printed = print(Box::new(feed::Here(Source(stages.daemon.clone()))));
+    stages.stop()?;
+    printed.map(|()| 0)
 }
 
 /// One reading, without probes.
@@ -65,35 +107,60 @@ fn look(system: System) -> anyhow::Result<std::sync::Arc<conntrack_user::export:
     Ok(Daemon::new(system, log, None).0.read())
 }
 
+/// The daemon's threads.
+struct Stages {
+    daemon: Arc<Daemon>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Stages {
+    /// Loads the probes and starts reading and draining.
+    fn start(system: System, log: &Logger) -> anyhow::Result<Self> {
+        let (daemon, events) = match Probes::load(&system) {
+            Ok(loaded) => Daemon::new(system, log.clone(), Some(loaded)),
+            Err(error) => {
+                // The kernel's own figures are worth having without them.
+                let reason = format!("{error:#}");
+                log.warn(
+                    "no probe can be loaded: the kernel's statistics only",
+                    &[("reason", reason.as_str().into())],
+                );
+                (Daemon::without_probes(system, log.clone(), &reason), None)
+            }
+        };
+        let rounds = daemon.clone();
+        let mut threads =
+            vec![std::thread::Builder::new().name("rounds".into()).spawn(move || rounds.rounds())?];
+        if let Some(events) = events {
+            let drain = daemon.clone();
+            threads
+                .push(std::thread::Builder::new().name("drain".into()).spawn(move || drain.drain(events))?);
+        }
+        Ok(Self { daemon, threads })
+    }
+
+    /// Detaches everything and waits for the threads.
+    fn stop(self) -> anyhow::Result<()> {
+        self.daemon.stop();
+        for thread in self.threads {
+            anyhow::ensure!(thread.join().is_ok(), "a thread panicked; what it printed says why");
+        }
+        Ok(())
+    }
+}
+
 fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let listener = runtime.block_on(http::bind(&run.listen_address))?;
     let log = Logger::stdout(run.log_format).context("cannot start the log writer")?;
-    let (daemon, events) = match Probes::load(&system) {
-        Ok(loaded) => Daemon::new(system, log.clone(), Some(loaded)),
-        Err(error) => {
-            // The kernel's own figures are worth having without them.
-            let reason = format!("{error:#}");
-            log.warn(
-                "no probe can be loaded: the kernel's statistics only",
-                &[("reason", reason.as_str().into())],
-            );
-            (Daemon::without_probes(system, log.clone(), &reason), None)
-        }
-    };
-    let rounds = daemon.clone();
-    let mut threads = vec![std::thread::Builder::new().name("rounds".into()).spawn(move || rounds.rounds())?];
-    if let Some(events) = events {
-        let drain = daemon.clone();
-        threads.push(std::thread::Builder::new().name("drain".into()).spawn(move || drain.drain(events))?);
-    }
+    let stages = Stages::start(system, &log)?;
     let address = http::address(&listener)?;
     log.info("serving", &[("address", address.to_string().into())]);
     let exporter = Exporter::new(run.max_pods, true);
     runtime.block_on(async {
         let (say, stop) = tokio::sync::watch::channel(false);
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        let server = tokio::spawn(http::serve(listener, Source(daemon.clone()), exporter, stop));
+        let server = tokio::spawn(http::serve(listener, Source(stages.daemon.clone()), exporter, stop));
         tokio::select! {
             _ = terminate.recv() => {}
             _ = tokio::signal::ctrl_c() => {}
@@ -102,10 +169,7 @@ fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
         server.await?;
         anyhow::Ok(())
     })?;
-    daemon.stop();
-    for thread in threads {
-        anyhow::ensure!(thread.join().is_ok(), "a thread panicked; what it printed says why");
-    }
+    stages.stop()?;
     log.info("stopped, everything detached", &[]);
     if !log.flush(Duration::from_secs(2)) {
         eprintln!("conntrack-pressure: the last log lines could not be written");

@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod books;
 pub mod calm;
+pub mod forecast;
 pub mod gaps;
 pub mod seed;
 pub mod snapshot;

@@ -1,9 +1,9 @@
 //! Who an entry, a refusal or an eviction belongs to, and by what evidence.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Exactly one of these owns everything that is counted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "owner", rename_all = "snake_case")]
 pub enum Owner {
     /// A Kubernetes pod.

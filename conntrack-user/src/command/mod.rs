@@ -4,4 +4,4 @@ pub mod check;
 pub mod doctor;
 pub mod doctor_text;
 pub mod remedy;
-pub mod snapshot;
+pub mod top;

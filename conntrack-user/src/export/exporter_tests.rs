@@ -6,7 +6,7 @@ use super::descriptors;
 use super::exporter::Exporter;
 use super::view::{OwnerCounts, View};
 use super::{coverage, fixture, golden};
-use crate::aggregate::snapshot::{ResetCount, Snapshot};
+use crate::aggregate::snapshot::{ResetCount, Snapshot, Table};
 use crate::attribute::owner::Owner;
 
 fn page(view: &View) -> String {
@@ -92,7 +92,8 @@ fn crowd(pods: u32) -> View {
     let mut view = fixture::view();
     for i in 10..10 + pods {
         let owner = if i % 3 == 0 { Owner::Unknown } else { fixture::pod(&format!("p{i}")) };
-        view.snapshot.tables.push(fixture::table(i, owner));
+        let forecast = view.snapshot.tables[0].forecast.clone();
+        view.snapshot.tables.push(Table { forecast, ..fixture::table(i, owner) });
         let owner = fixture::pod(&format!("p{i}"));
         view.owners.push(OwnerCounts {
             table: "host",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::view::{HeldCounts, OwnerCounts, View};
 use crate::aggregate::gaps::{Gap, GapState};
 use crate::aggregate::snapshot::{
-    AccountingOverflow, Counted, Honesty, KernelStats, ProbeState, ResetCount, Snapshot, Table,
+    AccountingOverflow, Counted, Forecast, Honesty, KernelStats, ProbeState, ResetCount, Snapshot, Table,
 };
 use crate::attribute::owner::Owner;
 
@@ -67,7 +67,11 @@ pub(crate) fn table(netns: u32, owner: Owner) -> Table {
         kernel: Some(statistics(9)),
         kernel_at_start: Some(statistics(4)),
         owners: None,
-        forecast: None,
+        forecast: (netns == 1).then(|| Forecast {
+            seconds_to_full: 240.0,
+            growth_per_second: 0.25,
+            drivers: vec![(pod("web-0"), 0.2)],
+        }),
     }
 }
 

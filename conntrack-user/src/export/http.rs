@@ -1,4 +1,4 @@
-//! The HTTP server: `/metrics`, `/`, `/livez`, `/readyz`.
+//! The HTTP server: `/metrics`, `/snapshot`, `/`, `/livez`, `/readyz`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,8 +19,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::coalesce::Coalesce;
 use super::exporter::Exporter;
-use super::landing;
 use super::view::{SnapshotSource, View};
+use super::{landing, snapshot_json};
 
 /// Connections served at once; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 512;
@@ -125,6 +125,7 @@ fn router<S: SnapshotSource>(app: Arc<App<S>>) -> Router {
     Router::new()
         .route("/", get(root::<S>))
         .route("/metrics", get(metrics::<S>))
+        .route("/snapshot", get(snapshot::<S>))
         .route("/livez", get(livez::<S>))
         .route("/readyz", get(readyz::<S>))
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found; see / for what there is\n") })
@@ -142,6 +143,17 @@ async fn metrics<S: SnapshotSource>(State(app): State<Arc<App<S>>>) -> Response 
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// The latest reading, which is a second old at most while the loop comes round: asking often costs the node nothing.
+async fn snapshot<S: SnapshotSource>(State(app): State<Arc<App<S>>>) -> Response {
+    let Some(view) = app.source.latest() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no reading yet\n").into_response();
+    };
+    match snapshot_json::line(&view, app.source.heartbeat_age()) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
     }
 }
 

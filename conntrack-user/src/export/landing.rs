@@ -22,7 +22,7 @@ pub fn page(view: Option<&View>) -> String {
         env!("CARGO_PKG_VERSION"),
         "</h1>",
         "<p>Who fills this node's conntrack tables, who is hurt, and what to do.</p>",
-        "<p><a href=\"/metrics\">/metrics</a> · <a href=\"/livez\">/livez</a> · <a href=\"/readyz\">/readyz</a></p>",
+        "<p><a href=\"/metrics\">/metrics</a> · <a href=\"/snapshot\">/snapshot</a> · <a href=\"/livez\">/livez</a> · <a href=\"/readyz\">/readyz</a></p>",
     ));
     match view {
         None => out.push_str("<p>No reading yet.</p>"),
@@ -61,22 +61,42 @@ fn tables(out: &mut String, s: &Snapshot) {
     let mut tables: Vec<&Table> = s.tables.iter().collect();
     tables.sort_by(|a, b| b.host.cmp(&a.host).then(fill(b).total_cmp(&fill(a))));
     out.push_str(
-        "<h2>Tables</h2><table><tr><th>table<th class=n>entries<th class=n>limit<th class=n>full</tr>",
+        "<h2>Tables</h2><table><tr><th>table<th class=n>entries<th class=n>limit<th class=n>full<th class=n>time to full</tr>",
     );
     for t in tables.iter().take(ROWS) {
         let number = |n: Option<u64>| n.map_or_else(|| "not known".to_owned(), |n| n.to_string());
         let full = if fill(t) < 0.0 { "not known".to_owned() } else { format!("{:.1} %", 100.0 * fill(t)) };
         let _ = write!(
             out,
-            "<tr><td>{}<td class=n>{}<td class=n>{}<td class=n>{full}</tr>",
+            "<tr><td>{}<td class=n>{}<td class=n>{}<td class=n>{full}<td class=n>{}</tr>",
             escape(&name(t)),
             number(t.entries),
             number(t.limit),
+            to_full(t),
         );
     }
     out.push_str("</table>");
     if tables.len() > ROWS {
         let _ = write!(out, "<p>… and {} more.</p>", tables.len() - ROWS);
+    }
+}
+
+fn to_full(t: &Table) -> String {
+    match &t.forecast {
+        Some(forecast) => span(forecast.seconds_to_full),
+        None if t.entries.is_none() || t.limit.is_none() => "not known".to_owned(),
+        None => "not filling".to_owned(),
+    }
+}
+
+/// A span of time for people, from its seconds.
+#[must_use]
+pub fn span(seconds: f64) -> String {
+    let s = seconds.max(0.0).round() as u64;
+    match s {
+        0..=99 => format!("{s} s"),
+        100..=5999 => format!("{} min", (s + 30) / 60),
+        _ => format!("{} h", (s + 1800) / 3600),
     }
 }
 
@@ -116,6 +136,7 @@ mod tests {
             Owner::Pod { namespace: "a".into(), pod: "<script>".into(), uid: String::new() };
         view.snapshot.tables[2].entries = None;
         let page = page(Some(&view));
+        assert!(page.contains("4 min") && page.contains("not filling"), "{page}");
         assert!(page.contains("78.1 %") && page.contains("not known") && page.contains("EPERM"), "{page}");
         assert!(page.contains("a/&lt;script&gt;") && !page.contains("<script>"));
         view.snapshot = Snapshot::default();

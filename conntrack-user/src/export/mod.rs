@@ -16,6 +16,7 @@ pub mod log_fields;
 pub mod log_sentence;
 pub mod node_metrics;
 pub mod record;
+pub mod snapshot_json;
 pub mod table_metrics;
 pub mod timestamp;
 pub mod view;

@@ -76,6 +76,19 @@ pub const TABLE_METRICS: &[Metric] = &[
         }]),
     },
     Metric {
+        name: "conntrack_seconds_to_full",
+        kind: Gauge,
+        unit: "seconds",
+        labels: TABLE,
+        help: "Seconds until the table reaches its limit, if it goes on like this. At most an hour ahead.",
+        absent: "The table is not filling (it is at rest, returns from bursts, will level off below the limit, or is full), it has been watched for less than a minute or so, or the labels stand for several tables.",
+        samples: core(&[TableSample {
+            label: None,
+            needs: &[],
+            read: Read::GaugeOfOne(|t| t.forecast.as_ref().map(|f| f.seconds_to_full)),
+        }]),
+    },
+    Metric {
         name: "conntrack_inserts_total",
         kind: Counter,
         unit: "entries",

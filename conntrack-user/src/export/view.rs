@@ -5,17 +5,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::aggregate::snapshot::Snapshot;
 use crate::attribute::owner::Owner;
 
 /// What one owner has and suffered in one kind of table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OwnerCounts {
     /// In whose table: "host", "pod" or "netns", as [`crate::export::labels::table_kind`] names them.
     pub table: &'static str,
     /// Whose connections they were.
+    #[serde(flatten)]
     pub owner: Owner,
-    /// Entries held, and entries answered. None: not known.
+    /// Entries held, and entries answered. None: not known. In JSON each table has its own.
+    #[serde(skip)]
     pub held: Option<HeldCounts>,
     /// New connections refused since start, suppressed events included.
     pub drops: u64,
