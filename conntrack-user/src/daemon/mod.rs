@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use self::held::Held;
 use self::owners::Owners;
 use crate::aggregate::books::Books;
+use crate::aggregate::forecast::Forecasts;
 use crate::aggregate::snapshot::{ProbeState, Snapshot, Table};
 use crate::aggregate::watch::Watch;
 use crate::attribute::survey::Survey;
@@ -42,6 +43,7 @@ pub struct Daemon {
     books: Mutex<Books>,
     owners: Mutex<Owners>,
     held: Mutex<Option<Held>>,
+    forecasts: Mutex<Forecasts>,
     /// What makes the index of owners, and whether the last one was made from everything.
     survey: Mutex<(Survey, bool)>,
     watch: Mutex<Watch>,
@@ -93,6 +95,7 @@ impl Daemon {
             books: Mutex::default(),
             owners: Mutex::default(),
             held: Mutex::default(),
+            forecasts: Mutex::default(),
             survey: Mutex::default(),
             watch: Mutex::default(),
             unloaded,

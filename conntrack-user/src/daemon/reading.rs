@@ -69,6 +69,7 @@ impl Daemon {
         let buckets = presence::buckets(&self.system.procfs).ok();
         let (mut books, mut held) = (lock(&self.books), lock(&self.held));
         let mut held = held.as_mut();
+        let mut forecasts = lock(&self.forecasts);
         let now = Instant::now();
         let coverage = Coverage::of(&snapshot.probes);
         let (mut all_read, mut at_limit) = (true, false);
@@ -123,10 +124,12 @@ impl Daemon {
                     snapshot.honesty.drift_entries =
                         table.accounted.zip(table.entries).map(|(a, e)| a.abs_diff(e.cast_signed()));
                 }
+                forecasts.enter(&mut table, monotonic());
                 snapshot.tables.push(table);
             }
         }
         books.keep_only(namespaces.iter().map(|n| n.inum));
+        forecasts.keep_only(namespaces.iter().map(|n| n.inum));
         if let Some(counters) = &self.counters {
             let alive = |netns| namespaces.iter().any(|n| n.inum == netns);
             counters.retire(alive);
