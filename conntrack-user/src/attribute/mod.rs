@@ -1,5 +1,6 @@
 //! Stage four: whose it is.
 
+pub mod api;
 pub mod cgroup_path;
 pub mod cgroup_tree;
 pub mod decode;
