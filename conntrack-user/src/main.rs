@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use conntrack_user::attribute::api::handle::ApiHandle;
+use conntrack_user::attribute::api::settings::Settings;
+use conntrack_user::attribute::api::watch::Timing;
 use conntrack_user::cli::{self, Cli};
 use conntrack_user::command::{check, doctor, doctor_text, snapshot};
 use conntrack_user::config::{Action, Config, Run, System};
@@ -35,37 +38,46 @@ fn main() -> ExitCode {
 
 fn act(config: Config) -> anyhow::Result<u8> {
     let system = config.system;
+    let kubernetes = config.kubernetes;
     system.check_paths()?;
+    kubernetes.check()?;
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
         "root is needed to read every namespace and to load probes; run it with sudo"
     );
     match config.action {
-        Action::Run(run) => serve(system, &run),
+        Action::Run(run) => serve(system, &kubernetes, &run),
         Action::Doctor { json } => {
-            let found = doctor::examine(&system);
+            let found = doctor::examine(&system, &kubernetes);
             print!("{}", if json { doctor_text::json(&found)? } else { doctor_text::text(&found) });
             Ok(0)
         }
         Action::Check(thresholds) => {
-            let verdict = check::verdict(&look(system)?.snapshot, thresholds);
+            let verdict = check::verdict(&look(system, None)?.snapshot, thresholds);
             println!("{}", verdict.line);
             Ok(verdict.code)
         }
         Action::Snapshot => {
-            println!("{}", snapshot::json(&look(system)?.snapshot)?);
+            println!("{}", snapshot::json(&look(system, Some(&kubernetes))?.snapshot)?);
             Ok(0)
         }
     }
 }
 
-/// One reading, without probes.
-fn look(system: System) -> anyhow::Result<std::sync::Arc<conntrack_user::export::view::View>> {
+/// One reading, without probes; with the API asked once, if there are settings for it.
+fn look(
+    system: System,
+    kubernetes: Option<&Settings>,
+) -> anyhow::Result<std::sync::Arc<conntrack_user::export::view::View>> {
     let log = Logger::to(LogFormat::Text, std::io::stderr(), 64).context("cannot start the log writer")?;
-    Ok(Daemon::new(system, log, None).0.read())
+    let (daemon, _) = Daemon::new(system, log, None);
+    if let Some(settings) = kubernetes {
+        daemon.set_api(ApiHandle::ask_once(settings));
+    }
+    Ok(daemon.read())
 }
 
-fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
+fn serve(system: System, kubernetes: &Settings, run: &Run) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let listener = runtime.block_on(http::bind(&run.listen_address))?;
     let log = Logger::stdout(run.log_format).context("cannot start the log writer")?;
@@ -81,6 +93,11 @@ fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
             (Daemon::without_probes(system, log.clone(), &reason), None)
         }
     };
+    let pods = {
+        let _guard = runtime.enter();
+        kubernetes.plan().map_or_else(ApiHandle::disabled, |plan| ApiHandle::watch(plan, Timing::default()))
+    };
+    daemon.set_api(pods);
     let rounds = daemon.clone();
     let mut threads = vec![std::thread::Builder::new().name("rounds".into()).spawn(move || rounds.rounds())?];
     if let Some(events) = events {

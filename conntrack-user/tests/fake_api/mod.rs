@@ -46,6 +46,8 @@ impl Asked {
 
 /// What is answered.
 pub(crate) struct Answer {
+    /// Before anything is sent.
+    pub(crate) delay: Duration,
     pub(crate) status: u16,
     pub(crate) headers: String,
     pub(crate) parts: Vec<Part>,
@@ -65,7 +67,7 @@ pub(crate) enum Part {
 
 impl Answer {
     pub(crate) fn ok(parts: Vec<Part>) -> Self {
-        Self { status: 200, headers: String::new(), parts }
+        Self { delay: Duration::ZERO, status: 200, headers: String::new(), parts }
     }
 
     pub(crate) fn json(body: impl ToString) -> Self {
@@ -171,8 +173,9 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         at: Instant::now(),
         number: count.fetch_add(1, Ordering::Relaxed),
     };
-    let Answer { status, headers, parts } = script(&asked);
+    let Answer { delay, status, headers, parts } = script(&asked);
     log.lock().unwrap().push(asked);
+    tokio::time::sleep(delay).await;
     let head = format!(
         "HTTP/1.1 {status} Status\r\nConnection: close\r\nContent-Type: application/json\r\n\
          Transfer-Encoding: chunked\r\n{headers}\r\n"

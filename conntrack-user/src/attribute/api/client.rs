@@ -122,7 +122,7 @@ impl Connection {
         let answer = answer.map_err(|_| {
             Failure::other(&format!("no answer of the API server for {} s", self.patience.answer.as_secs()))
         })?;
-        let answer = answer.map_err(|e| Failure::of("the API server cannot be asked", &e))?;
+        let answer = answer.map_err(|e| broken("the API server cannot be asked", &e))?;
         if answer.status() == StatusCode::OK {
             Ok(answer.into_body())
         } else {
@@ -171,7 +171,7 @@ impl Changes<'_> {
             match timeout(silence, self.body.frame()).await {
                 Err(_) => return Ok(Next::Silence),
                 Ok(None) => return Ok(Next::End),
-                Ok(Some(Err(error))) => return Err(Failure::of("the watch broke off", &error)),
+                Ok(Some(Err(error))) => return Err(broken("the watch broke off", &error)),
                 Ok(Some(Ok(frame))) => {
                     if let Some(bytes) = frame.data_ref() {
                         self.lines.push(bytes);
@@ -179,6 +179,15 @@ impl Changes<'_> {
                 }
             }
         }
+    }
+}
+
+/// The cause alone: what kube calls it says nothing more.
+fn broken(what: &str, error: &kube::Error) -> Failure {
+    match error {
+        kube::Error::Service(cause) => Failure::of(what, &**cause),
+        kube::Error::HyperError(cause) => Failure::of(what, cause),
+        _ => Failure::of(what, error),
     }
 }
 
@@ -190,7 +199,7 @@ async fn collect(body: Body, longest: usize, deadline: Instant) -> Result<Vec<u8
         match timeout_at(deadline, body.frame()).await {
             Err(_) => return Err(Failure::other("the API server's answer does not end")),
             Ok(None) => return Ok(bytes),
-            Ok(Some(Err(error))) => return Err(Failure::of("the API server's answer broke off", &error)),
+            Ok(Some(Err(error))) => return Err(broken("the API server's answer broke off", &error)),
             Ok(Some(Ok(frame))) => {
                 let part = frame.data_ref().map_or(&[][..], |part| part);
                 if bytes.len() + part.len() > longest {

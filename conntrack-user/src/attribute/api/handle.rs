@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::directory::{PodDirectory, TOMBSTONE};
 use super::failure::Failure;
-use super::settings::Plan;
+use super::settings::{Plan, Settings};
 use super::state::State;
 use super::watch::{Timing, Watch};
+
+/// How long a command waits for the API.
+const ONCE: Duration = Duration::from_secs(10);
 
 /// A watch over the pods of this node, or that there is none.
 #[derive(Clone, Debug)]
@@ -49,6 +52,12 @@ impl ApiHandle {
         handle
     }
 
+    /// Asks once, for a command that a person waits for.
+    #[must_use]
+    pub fn ask_once(settings: &Settings) -> Self {
+        settings.plan().map_or_else(Self::disabled, |plan| Self::once(plan, ONCE))
+    }
+
     /// Asks once, for at most `patience`: the list, and whether a watch is allowed.
     #[must_use]
     pub fn once(plan: Plan, patience: Duration) -> Self {
@@ -81,6 +90,13 @@ impl ApiHandle {
             Arc::make_mut(&mut shared.directory).forget(now, self.tombstone);
         }
         shared.directory.clone()
+    }
+
+    /// The same, unless the server was never heard.
+    #[must_use]
+    pub fn known(&self) -> Option<Arc<PodDirectory>> {
+        let heard = self.lock().heard.is_some();
+        heard.then(|| self.latest())
     }
 
     /// How it stands.

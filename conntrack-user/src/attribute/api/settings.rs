@@ -70,6 +70,17 @@ impl Settings {
         }
     }
 
+    /// Looks whether somebody can be asked where that is a must.
+    ///
+    /// # Errors
+    /// Why nobody can, in one line.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if self.mode == Mode::On {
+            self.plan().map_err(|why| anyhow::anyhow!("--kubernetes.mode=on: {why}"))?;
+        }
+        Ok(())
+    }
+
     /// Whom to ask.
     ///
     /// # Errors
@@ -137,6 +148,14 @@ mod tests {
         assert!(here.plan().unwrap_err().contains("/nonexistent"));
         let off = Settings { mode: Mode::Off, kubeconfig: Some("/k".into()), ..settings() };
         assert_eq!(off.plan().unwrap_err(), "--kubernetes.mode=off");
+    }
+
+    #[test]
+    fn on_is_a_must() {
+        let error = Settings { mode: Mode::On, ..settings() }.check().unwrap_err().to_string();
+        assert!(error.starts_with("--kubernetes.mode=on: ") && !error.contains('\n'), "{error}");
+        settings().check().unwrap();
+        Settings { mode: Mode::On, kubeconfig: Some("/k".into()), ..settings() }.check().unwrap();
     }
 
     #[test]
