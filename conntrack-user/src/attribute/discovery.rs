@@ -13,9 +13,6 @@ use super::netns_owner::{PodNames, owner_of_processes};
 use super::owner::Owner;
 use super::pods::PodName;
 
-/// Disagreements told in full; the rest are only counted.
-const EXAMPLES: usize = 3;
-
 /// How pods were discovered.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Discovery {
@@ -40,8 +37,8 @@ pub struct Discovery {
 pub struct Disagreements {
     /// How many of each kind; every kind is there.
     pub counts: BTreeMap<&'static str, u64>,
-    /// A few of them, for people.
-    pub examples: Vec<String>,
+    /// One of each kind that there is, for people.
+    pub examples: BTreeMap<&'static str, String>,
 }
 
 /// The log directory and the API have different names for a pod.
@@ -57,14 +54,12 @@ pub const KINDS: [&str; 4] = [ADDRESS, NAME, NO_LOGS, NOT_IN_API];
 
 impl Disagreements {
     fn none() -> Self {
-        Self { counts: KINDS.map(|kind| (kind, 0)).into(), examples: Vec::new() }
+        Self { counts: KINDS.map(|kind| (kind, 0)).into(), examples: BTreeMap::new() }
     }
 
     fn add(&mut self, kind: &'static str, example: impl FnOnce() -> String) {
         *self.counts.entry(kind).or_default() += 1;
-        if self.examples.len() < EXAMPLES {
-            self.examples.push(example());
-        }
+        self.examples.entry(kind).or_insert_with(example);
     }
 
     /// Both together.
@@ -73,8 +68,9 @@ impl Disagreements {
         for (kind, count) in other.counts {
             *self.counts.entry(kind).or_default() += count;
         }
-        self.examples.extend(other.examples);
-        self.examples.truncate(EXAMPLES);
+        for (kind, example) in other.examples {
+            self.examples.entry(kind).or_insert(example);
+        }
         self
     }
 }
@@ -181,7 +177,7 @@ mod tests {
         let names: Vec<_> = names.iter().map(|pod| pod.name.as_str()).collect();
         assert_eq!(names, ["cart-1", "cart-2", "cart-3", "older"], "a tombstone still has its name");
         assert_eq!(count(&found), [(NAME, 1)]);
-        assert!(found.examples[0].contains("shop/cart-2") && found.examples[0].contains("shop/other"));
+        assert!(found.examples[NAME].contains("shop/cart-2") && found.examples[NAME].contains("shop/other"));
         assert_eq!(found.counts.len(), KINDS.len(), "known kinds are there at 0");
     }
 
@@ -210,10 +206,10 @@ mod tests {
     }
 
     #[test]
-    fn many_are_counted_and_a_few_are_told() {
+    fn many_are_counted_and_one_of_a_kind_is_told() {
         let api = PodDirectory::default();
         let all: Vec<_> = (0..9).map(|number| namespace(number, "10.0.0.1")).collect();
         let both = compare(&api, &all).and(compare(&api, &all));
-        assert_eq!((count(&both), both.examples.len()), (vec![(NOT_IN_API, 18)], EXAMPLES));
+        assert_eq!((count(&both), both.examples.len()), (vec![(NOT_IN_API, 18)], 1));
     }
 }

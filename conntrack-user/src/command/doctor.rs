@@ -66,7 +66,7 @@ fn discovery_notes(found: &Discovery) -> Vec<Note> {
     let mut notes = vec![note(told, None)];
     if let Some(disagreements) = &found.disagreements {
         let count: u64 = disagreements.counts.values().sum();
-        notes.extend(disagreements.examples.iter().map(|example| note(example.clone(), None)));
+        notes.extend(disagreements.examples.values().map(|example| note(example.clone(), None)));
         if count > 0 {
             let advice =
                 "check that NODE_NAME is this node's and that --path.podlogs is where the kubelet logs";
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(told(&found), ["API forbidden: no right; 3 pods by their log directories"]);
         (found.kubernetes, found.reason, found.api_pods) = ("synced", None, Some(4));
         let counts = [("name", 2)].into();
-        found.disagreements = Some(Disagreements { counts, examples: vec!["one".into()] });
+        found.disagreements = Some(Disagreements { counts, examples: [("name", "one".to_owned())].into() });
         let lines = told(&found);
         assert_eq!(lines.len(), 3);
         assert!(lines[0].starts_with("API synced, 4 pods") && lines[2].contains("on 2 pods"), "{lines:?}");

@@ -106,7 +106,7 @@ pub(crate) fn snapshot() -> Snapshot {
             log_pods: 2,
             disagreements: Some(Disagreements {
                 counts: KINDS.map(|kind| (kind, u64::from(kind == NO_LOGS))).into(),
-                examples: vec!["shop/cart runs, but has no log directory".into()],
+                examples: [(NO_LOGS, "shop/cart runs, but has no log directory".to_owned())].into(),
             }),
         }),
         honesty: Honesty {

@@ -84,7 +84,8 @@ impl Daemon {
 
 /// The program, before its subcommand; told nothing by this environment.
 pub(crate) fn program(podlogs: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_conntrack-pressure"));
+    let built = std::env::var_os("CONNTRACK_CLUSTER_DAEMON");
+    let mut command = Command::new(built.unwrap_or_else(|| env!("CARGO_BIN_EXE_conntrack-pressure").into()));
     command.env_remove("KUBERNETES_SERVICE_HOST").env_remove("NODE_NAME");
     command.arg("--path.podlogs").arg(podlogs);
     command

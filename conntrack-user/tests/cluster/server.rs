@@ -64,7 +64,7 @@ impl Cluster {
                 .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
                 .args(["--initial-cluster", &format!("default={peer}")]),
         );
-        let mut cluster = Self { url: url("https"), folder, programs, etcd_url, etcd: etcd, api: None };
+        let mut cluster = Self { url: url("https"), folder, programs, etcd_url, etcd, api: None };
         cluster.start_api();
         cluster
     }
