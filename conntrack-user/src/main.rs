@@ -119,6 +119,8 @@ fn serve(system: System, kubernetes: &Settings, run: &Run) -> anyhow::Result<u8>
         server.await?;
         anyhow::Ok(())
     })?;
+    // A name that takes long to resolve must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
     daemon.stop();
     for thread in threads {
         anyhow::ensure!(thread.join().is_ok(), "a thread panicked; what it printed says why");

@@ -250,6 +250,23 @@ async fn a_server_that_is_gone_is_asked_again_and_found_again() {
 }
 
 #[tokio::test]
+async fn no_program_is_run_because_a_kubeconfig_says_so() {
+    let folder = Folder::new("exec");
+    let ran = folder.0.join("ran");
+    let file = fake_api::kubeconfig(&folder.0, 1);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let exec = format!(
+        "user: {{exec: {{apiVersion: client.authentication.k8s.io/v1, command: touch, args: [{}]}}}}",
+        ran.display()
+    );
+    std::fs::write(&file, text.replace("user: {token: t}", &exec)).unwrap();
+    let handle = ApiHandle::watch(Plan { target: Target::Kubeconfig(file), node: NODE.into() }, timing());
+    until("refused", || handle.status().last_error.is_some()).await;
+    let error = handle.status().last_error.unwrap();
+    assert!(error.contains("tokenFile") && !ran.exists(), "{error}");
+}
+
+#[tokio::test]
 async fn a_watch_that_ends_at_once_is_no_busy_loop() {
     let (fake, handle, _folder) =
         watched("short", |asked| if asked.is_watch() { Answer::ok(Vec::new()) } else { well(asked) }).await;

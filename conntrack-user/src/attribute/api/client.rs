@@ -215,7 +215,13 @@ async fn kubeconfig(file: &Path) -> Result<Config, Failure> {
     let what = format!("cannot use the kubeconfig {}", file.display());
     let read = Kubeconfig::read_from(file).map_err(|error| Failure::of(&what, &error))?;
     let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-    config.map_err(|error| Failure::of(&what, &error))
+    let config = config.map_err(|error| Failure::of(&what, &error))?;
+    if config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
+        // Nothing is run as root because a file says so, and a program could take for ever.
+        let why = "its user needs a program to log in; name a token, tokenFile or client certificate instead";
+        return Err(Failure::other(&format!("{what}: {why}")));
+    }
+    Ok(config)
 }
 
 fn in_cluster(url: &str, account: &Path) -> Result<(Config, Option<HeaderValue>), Failure> {

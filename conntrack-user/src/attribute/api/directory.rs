@@ -103,8 +103,12 @@ impl PodDirectory {
         self.pods.values().filter(|entry| entry.gone.is_some()).count()
     }
 
-    /// A pod came, or changed.
+    /// A pod came, or changed. Most changes of a pod are of what is not kept, and no change here.
     pub fn put(&mut self, pod: Pod) {
+        let known = self.pods.get(&pod.name.uid);
+        if known.is_some_and(|entry| entry.gone.is_none() && *entry.pod == pod) {
+            return;
+        }
         let entry = Entry { pod: Arc::new(pod), gone: None };
         self.pods.insert(entry.pod.name.uid.clone(), entry);
         self.changed();
@@ -207,6 +211,23 @@ pub(crate) mod tests {
         assert!(!directory.is_due(nearly, TOMBSTONE) && directory.is_due(now + TOMBSTONE, TOMBSTONE));
         directory.forget(now + TOMBSTONE, TOMBSTONE);
         assert!(directory.by_uid(&one).is_none() && directory.names().next().is_none());
+    }
+
+    #[test]
+    fn the_revision_changes_with_what_is_kept_and_with_nothing_else() {
+        let mut directory = PodDirectory::default();
+        let mut after = |change: &dyn Fn(&mut PodDirectory)| {
+            let before = directory.revision();
+            change(&mut directory);
+            directory.revision() != before
+        };
+        let one = pod(1, "10.0.0.1");
+        assert!(after(&|d| d.put(pod(1, "10.0.0.1"))));
+        assert!(!after(&|d| d.put(pod(1, "10.0.0.1"))));
+        assert!(after(&|d| d.put(pod(1, "10.0.0.2"))));
+        assert!(after(&|d| d.bury(&one.name.uid, Instant::now())));
+        assert!(after(&|d| d.put(pod(1, "10.0.0.2"))), "it is back");
+        assert!(!after(&|d| d.bury("another", Instant::now())));
     }
 
     #[test]
