@@ -16,7 +16,8 @@ impl Daemon {
     /// Tells how pods are discovered, and logs when that changed.
     pub(super) fn discovered(&self, survey: &mut Survey, snapshot: &mut Snapshot) {
         if let Some(state) = survey.api_news() {
-            let fields = [("state", state.word().into()), ("reason", state.reason().unwrap_or_default().into())];
+            let fields =
+                [("state", state.word().into()), ("reason", state.reason().unwrap_or_default().into())];
             match state.success() {
                 Some(false) => self.log.warn("pods are not known by the Kubernetes API", &fields),
                 _ => self.log.info("pods by the Kubernetes API", &fields),
