@@ -1,9 +1,11 @@
 //! Stage four: whose it is.
 
+pub mod api;
 pub mod cgroup_path;
 pub mod cgroup_tree;
 pub mod decode;
 pub mod discover;
+pub mod discovery;
 pub mod index;
 pub mod ledger;
 pub mod local_addresses;

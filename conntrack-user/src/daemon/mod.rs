@@ -1,5 +1,6 @@
 //! The running daemon: two threads that drain, and the view the exporter prints.
 
+mod discovery;
 mod facts;
 mod held;
 mod owners;

@@ -164,6 +164,7 @@ impl Daemon {
             owners.index = Some(found.index);
         }
         snapshot.honesty.collectors.insert("owners", survey.1);
+        self.discovered(&mut survey.0, snapshot);
     }
 }
 
