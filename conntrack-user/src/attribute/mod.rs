@@ -4,6 +4,7 @@ pub mod cgroup_path;
 pub mod cgroup_tree;
 pub mod decode;
 pub mod discover;
+pub mod entry_owners;
 pub mod index;
 pub mod ledger;
 pub mod local_addresses;
