@@ -45,6 +45,7 @@ fn index(netns: u32, plan: &Plan) -> OwnerIndex {
         peers: Default::default(),
         devices: Default::default(),
         complete: true,
+        cgroups: Vec::new(),
         cgroup: Box::new(|_| None),
     })
 }
