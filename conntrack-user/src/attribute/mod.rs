@@ -1,6 +1,10 @@
 //! Stage four: whose it is.
 
+#[cfg(test)]
+mod cgroup_grammar;
 pub mod cgroup_path;
+#[cfg(test)]
+mod cgroup_properties;
 pub mod cgroup_tree;
 pub mod decode;
 pub mod discover;
