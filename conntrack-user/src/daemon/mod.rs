@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use self::held::Held;
 use self::owners::Owners;
 use crate::aggregate::books::Books;
+use crate::aggregate::dump_tier::DumpTier;
 use crate::aggregate::forecast::Forecasts;
 use crate::aggregate::snapshot::{ProbeState, Snapshot, Table};
 use crate::aggregate::watch::Watch;
@@ -45,6 +46,7 @@ pub struct Daemon {
     owners: Mutex<Owners>,
     held: Mutex<Option<Held>>,
     forecasts: Mutex<Forecasts>,
+    dumps: Mutex<DumpTier>,
     /// What makes the index of owners, and whether the last one was made from everything.
     survey: Mutex<(Survey, bool)>,
     watch: Mutex<Watch>,
@@ -97,6 +99,7 @@ impl Daemon {
             owners: Mutex::default(),
             held: Mutex::default(),
             forecasts: Mutex::default(),
+            dumps: Mutex::default(),
             survey: Mutex::default(),
             watch: Mutex::default(),
             unloaded,
