@@ -1,6 +1,7 @@
 //! What tests run inside a guest: real sockets, and the kernel's own word for the truth.
 
 mod absent;
+mod agent;
 mod attach;
 mod churn;
 mod cost;
@@ -20,6 +21,7 @@ mod refusals;
 mod resets;
 mod subject;
 mod usage;
+mod whose;
 
 use std::process::ExitCode;
 
@@ -46,6 +48,8 @@ const COMMANDS: &[Command] = &[
     ("absent", absent::test),
     ("ends", ends::test),
     ("usage", usage::test),
+    ("whose", whose::test),
+    ("agent", agent::run),
 ];
 
 fn main() -> ExitCode {
