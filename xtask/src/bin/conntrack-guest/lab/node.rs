@@ -53,14 +53,14 @@ route add default via 2001:db8::2
 ";
 const OUTSIDE: &str = "\
 link set lo up
-link set up addrgenmode none
-link set up up
-neighbour replace 192.0.2.1 lladdr 02:00:00:00:02:01 nud permanent dev up
-neighbour replace 2001:db8::1 lladdr 02:00:00:00:02:01 nud permanent dev up
+link set wire addrgenmode none
+link set wire up
+neighbour replace 192.0.2.1 lladdr 02:00:00:00:02:01 nud permanent dev wire
+neighbour replace 2001:db8::1 lladdr 02:00:00:00:02:01 nud permanent dev wire
 route add local 203.0.113.0/24 dev lo
 route add local 2001:db8:ff::/64 dev lo
-route add default via 192.0.2.1 dev up onlink
-route add default via 2001:db8::1 dev up onlink
+route add default via 192.0.2.1 dev wire onlink
+route add default via 2001:db8::1 dev wire onlink
 ";
 
 /// The node.
@@ -83,7 +83,7 @@ impl Node {
         let host = Netns::host()?;
         let mut outside = Process::in_its_netns("")?;
         let link = format!(
-            "link add eth0 address 02:00:00:00:02:01 type veth peer name up address 02:00:00:00:02:02 netns {}\n",
+            "link add eth0 address 02:00:00:00:02:01 type veth peer name wire address 02:00:00:00:02:02 netns {}\n",
             outside.pid()
         );
         batch(&host, &format!("{link}{WIRES}"))?;
@@ -131,7 +131,7 @@ impl Node {
 fn masquerade() -> String {
     let table = |ip: &str, pods: &str| {
         format!(
-            "table {ip} masquerade {{ chain post {{ type nat hook postrouting priority 100; \
+            "table {ip} leaving {{ chain post {{ type nat hook postrouting priority 100; \
              oifname \"eth0\" {ip} saddr {pods} masquerade; meta mark 0x4000 masquerade; }}; }}\n"
         )
     };
