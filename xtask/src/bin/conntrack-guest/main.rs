@@ -3,6 +3,7 @@
 mod absent;
 mod agent;
 mod attach;
+mod balance;
 mod churn;
 mod cost;
 mod daemon;
@@ -13,6 +14,7 @@ mod evictions;
 mod forwarded;
 mod gc;
 mod lab;
+mod options;
 mod owners;
 mod probes;
 mod protocols;
@@ -49,23 +51,22 @@ const COMMANDS: &[Command] = &[
     ("ends", ends::test),
     ("usage", usage::test),
     ("whose", whose::test),
+    ("balance", balance::churn::test),
+    ("restart", balance::restart::test),
+    ("moved", balance::moved::test),
+    ("passing", balance::passing::test),
     ("agent", agent::run),
 ];
 
 fn main() -> ExitCode {
     let args = std::env::args().skip(1).collect::<Vec<_>>();
-    if let [_, flag, mechanism] = args.as_slice()
-        && flag == "--mechanism"
-    {
-        daemon::force(mechanism.clone());
-    }
     let command = COMMANDS.iter().find(|(name, _)| Some(*name) == args.first().map(String::as_str));
     let Some((_, run)) = command else {
         let names: Vec<_> = COMMANDS.iter().map(|(name, _)| *name).collect();
-        eprintln!("usage: conntrack-guest {} [--mechanism fentry|kprobe|mixed]", names.join("|"));
+        eprintln!("usage: conntrack-guest {} [--mechanism fentry|kprobe|mixed] [--size N]", names.join("|"));
         return ExitCode::FAILURE;
     };
-    match run() {
+    match options::take(&args[1..]).and_then(|()| run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("conntrack-guest: {error:#}");
