@@ -27,13 +27,22 @@ fn must_balance(daemon: &mut Daemon, netns: &Netns, table: &str) -> anyhow::Resu
     let deadline = Instant::now() + DEADLINE;
     loop {
         let before = kernel::count(netns)?;
-        let held = Holdings::read(&daemon.page()?)?;
+        let page = daemon.page()?;
+        let held = Holdings::read(&page)?;
         if kernel::count(netns)? == before {
             let sum = held.sum(table);
             println!("figure: at rest, table {table}: nf_conntrack_count {before}, sum over owners {sum}");
+            if let Some(overflow) = overflows(&page).next() {
+                println!("figure: the books overflowed: {overflow}");
+            }
             ensure!(sum == before.cast_signed(), "the owners' entries do not sum up: {:#?}", held.0);
             return Ok(held);
         }
         ensure!(Instant::now() < deadline, "the table does not come to rest");
     }
+}
+
+/// What of the books found no room.
+fn overflows(page: &str) -> impl Iterator<Item = &str> {
+    page.lines().filter(|line| line.starts_with("conntrack_accounting_overflow{") && !line.ends_with(" 0"))
 }
