@@ -6,6 +6,7 @@ mod attach;
 mod balance;
 mod churn;
 mod cost;
+mod culprit;
 mod daemon;
 mod demo;
 mod ends;
@@ -14,8 +15,10 @@ mod evictions;
 mod forwarded;
 mod gc;
 mod lab;
+mod many;
 mod options;
 mod owners;
+mod preempted;
 mod probes;
 mod protocols;
 mod races;
@@ -55,6 +58,9 @@ const COMMANDS: &[Command] = &[
     ("restart", balance::restart::test),
     ("moved", balance::moved::test),
     ("passing", balance::passing::test),
+    ("culprit", culprit::test),
+    ("many", many::test),
+    ("preempted", preempted::test),
     ("agent", agent::run),
 ];
 

@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When they do not, or the table does not come to rest.
-fn must_balance(daemon: &mut Daemon, netns: &Netns, table: &str) -> anyhow::Result<Holdings> {
+pub(crate) fn must_balance(daemon: &mut Daemon, netns: &Netns, table: &str) -> anyhow::Result<Holdings> {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let before = kernel::count(netns)?;
@@ -43,6 +43,6 @@ fn must_balance(daemon: &mut Daemon, netns: &Netns, table: &str) -> anyhow::Resu
 }
 
 /// What of the books found no room.
-fn overflows(page: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn overflows(page: &str) -> impl Iterator<Item = &str> {
     page.lines().filter(|line| line.starts_with("conntrack_accounting_overflow{") && !line.ends_with(" 0"))
 }
