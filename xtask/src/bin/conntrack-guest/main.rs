@@ -1,9 +1,12 @@
 //! What tests run inside a guest: real sockets, and the kernel's own word for the truth.
 
 mod absent;
+mod agent;
 mod attach;
+mod balance;
 mod churn;
 mod cost;
+mod culprit;
 mod daemon;
 mod demo;
 mod ends;
@@ -12,7 +15,10 @@ mod evictions;
 mod forwarded;
 mod gc;
 mod lab;
+mod many;
+mod options;
 mod owners;
+mod preempted;
 mod probes;
 mod protocols;
 mod races;
@@ -20,6 +26,7 @@ mod refusals;
 mod resets;
 mod subject;
 mod usage;
+mod whose;
 
 use std::process::ExitCode;
 
@@ -46,22 +53,26 @@ const COMMANDS: &[Command] = &[
     ("absent", absent::test),
     ("ends", ends::test),
     ("usage", usage::test),
+    ("whose", whose::test),
+    ("balance", balance::churn::test),
+    ("restart", balance::restart::test),
+    ("moved", balance::moved::test),
+    ("passing", balance::passing::test),
+    ("culprit", culprit::test),
+    ("many", many::test),
+    ("preempted", preempted::test),
+    ("agent", agent::run),
 ];
 
 fn main() -> ExitCode {
     let args = std::env::args().skip(1).collect::<Vec<_>>();
-    if let [_, flag, mechanism] = args.as_slice()
-        && flag == "--mechanism"
-    {
-        daemon::force(mechanism.clone());
-    }
     let command = COMMANDS.iter().find(|(name, _)| Some(*name) == args.first().map(String::as_str));
     let Some((_, run)) = command else {
         let names: Vec<_> = COMMANDS.iter().map(|(name, _)| *name).collect();
-        eprintln!("usage: conntrack-guest {} [--mechanism fentry|kprobe|mixed]", names.join("|"));
+        eprintln!("usage: conntrack-guest {} [--mechanism fentry|kprobe|mixed] [--size N]", names.join("|"));
         return ExitCode::FAILURE;
     };
-    match run() {
+    match options::take(&args[1..]).and_then(|()| run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("conntrack-guest: {error:#}");

@@ -7,11 +7,17 @@
 
 pub(crate) mod books;
 pub(crate) mod command;
+pub(crate) mod connect;
+pub(crate) mod entries;
+pub(crate) mod holdings;
 pub(crate) mod kernel;
 pub(crate) mod netns;
 pub(crate) mod nft;
+pub(crate) mod node;
 pub(crate) mod packet;
 pub(crate) mod pod;
+pub(crate) mod process;
 pub(crate) mod queue;
 pub(crate) mod router;
 pub(crate) mod traffic;
+pub(crate) mod workload;

@@ -40,6 +40,14 @@ impl Netns {
         Self::at(PathBuf::from("/run/netns").join(name), false)
     }
 
+    /// A process's. It is gone when the process and all sockets in it are.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+        Self::at(PathBuf::from(format!("/proc/{pid}/ns/net")), false)
+    }
+
     fn at(path: PathBuf, host: bool) -> anyhow::Result<Self> {
         let inum = std::fs::metadata(&path).with_context(|| path.display().to_string())?.ino();
         Ok(Self { path, inum, host })

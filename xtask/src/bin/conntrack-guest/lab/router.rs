@@ -23,7 +23,7 @@ pub(crate) const SERVER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 2);
 pub(crate) const SERVERS: [IpAddr; 2] = [IpAddr::V4(SERVER4), IpAddr::V6(SERVER6)];
 
 /// The scrapes are kept out of the table, or a full one would refuse them too and they would be counted.
-const UNTRACKED_SCRAPES: &str = "table inet scrapes { \
+pub(crate) const UNTRACKED_SCRAPES: &str = "table inet scrapes { \
     chain out { type filter hook output priority -300; tcp dport 9466 notrack; tcp sport 9466 notrack; }; \
     chain in { type filter hook prerouting priority -300; tcp dport 9466 notrack; tcp sport 9466 notrack; }; }";
 
@@ -88,7 +88,11 @@ impl Lab {
     }
 }
 
-fn batch(netns: &Netns, commands: &str) -> anyhow::Result<()> {
+/// Commands of `ip`, in a namespace.
+///
+/// # Errors
+/// When one fails.
+pub(crate) fn batch(netns: &Netns, commands: &str) -> anyhow::Result<()> {
     netns.run(|| feed("ip", &["-batch", "-"], commands)).map(drop)
 }
 

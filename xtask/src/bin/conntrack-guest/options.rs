@@ -1,0 +1,32 @@
+//! What follows a command: `--mechanism M` and `--size N`.
+
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, bail};
+
+use crate::daemon;
+
+static SIZE: OnceLock<u64> = OnceLock::new();
+
+/// Takes them.
+///
+/// # Errors
+/// When there is anything else.
+pub(crate) fn take(args: &[String]) -> anyhow::Result<()> {
+    for pair in args.chunks(2) {
+        match pair {
+            [flag, mechanism] if flag == "--mechanism" => daemon::force(mechanism.clone()),
+            [flag, size] if flag == "--size" => {
+                let size = size.parse().with_context(|| format!("--size {size}"))?;
+                SIZE.get_or_init(|| size);
+            }
+            _ => bail!("not understood: {pair:?}"),
+        }
+    }
+    Ok(())
+}
+
+/// How large the test is to be: what was asked for, else this.
+pub(crate) fn size_or(usual: u64) -> u64 {
+    SIZE.get().copied().unwrap_or(usual)
+}

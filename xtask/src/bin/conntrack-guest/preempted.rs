@@ -1,0 +1,154 @@
+//! Tasks that preempt one another inside conntrack, as often as can be: the kernel skips a program's run when
+//! another task is in the middle of it on that processor, its twin makes it good, and nothing is lost.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+use crate::balance::must_balance;
+use crate::daemon::{Daemon, forced};
+use crate::lab::books::figure;
+use crate::lab::connect::Sends;
+use crate::lab::holdings::Holdings;
+use crate::lab::kernel::{self, Statistics};
+use crate::lab::netns::Netns;
+use crate::lab::nft;
+use crate::lab::router::UNTRACKED_SCRAPES;
+use crate::options::size_or;
+
+mod tasks;
+
+const LOG: &str = "/tmp/conntrack-pressure.log";
+const LIMIT: u64 = 8_192;
+/// How long they run, in seconds, unless told otherwise.
+const SECONDS: u64 = 8;
+const TRACKED: &str =
+    "table inet tracked { chain out { type filter hook output priority 0; ct state new counter; }; }";
+
+/// What the kernel and the daemon count at one moment.
+struct Counts {
+    page: String,
+    kernel: Statistics,
+}
+
+impl Counts {
+    fn now(daemon: &mut Daemon, host: &Netns) -> anyhow::Result<Self> {
+        Ok(Self { page: daemon.page()?, kernel: Statistics::read(host)? })
+    }
+}
+
+pub(crate) fn test() -> anyhow::Result<()> {
+    kernel::load()?;
+    let host = Netns::host()?;
+    let quiet = Netns::create("quiet")?;
+    nft::load(&host, UNTRACKED_SCRAPES)?;
+    nft::load(&host, TRACKED)?;
+    nft::load(&quiet, TRACKED)?;
+    kernel::set(&host, "udp_timeout", 600)?;
+    kernel::set(&quiet, "tcp_timeout_close", 1)?;
+    kernel::set_size(LIMIT, None)?;
+    let mut daemon = Daemon::start(LOG, "alloc")?;
+    let before = Counts::now(&mut daemon, &host)?;
+
+    let stop = AtomicBool::new(false);
+    let (sends, connects) = std::thread::scope(|scope| {
+        let tasks = tasks::start(scope, &stop, &quiet);
+        std::thread::sleep(Duration::from_secs(size_or(SECONDS)));
+        stop.store(true, Ordering::Relaxed);
+        tasks.end()
+    })?;
+
+    let after = at_rest(&mut daemon, &host)?;
+    let rise = |metric: &str, netns: &Netns| -> anyhow::Result<u64> {
+        let was = figure(&before.page, netns, metric, None).unwrap_or_default();
+        Ok((figure(&after.page, netns, metric, None)? - was).cast_unsigned())
+    };
+    let kernel = after.kernel.since(&before.kernel);
+    let counted = rise("conntrack_table_full_drops_total", &host)?;
+    let inserts = rise("conntrack_inserts_total", &host)?;
+    let streams = rise("conntrack_inserts_total", &quiet)?;
+    let by_owner: i64 = Holdings::read(&after.page)?.0.values().map(|held| held.drops).sum();
+    let (caught, missed) = (skipped(&after.page, "caught"), skipped(&after.page, "missed"));
+    println!("figure: preempted: the kernel's preemption: {}", preemption());
+    println!(
+        "figure: preempted: EPERM {}, kernel drop {}, counted {counted}, by owner {by_owner}; datagrams taken {}, \
+         inserts {inserts}; connections {connects}, inserts {streams}",
+        sends.refused,
+        kernel.of("drop")?,
+        sends.taken,
+    );
+    println!(
+        "figure: preempted: runs skipped and made good by the twin {} {caught:?}, at most missed {} {missed:?}",
+        sum(&caught),
+        sum(&missed)
+    );
+    ensure!(sends.refused > 1_000 && connects > 500, "too little came through to show anything");
+    ensure!(kernel.of("drop")? == sends.refused, "the kernel's drop statistic is not the refused sends");
+    ensure!(counted == sends.refused, "{counted} refusals counted");
+    ensure!(by_owner.cast_unsigned() == sends.refused, "{by_owner} refusals by owner");
+    ensure!(inserts == sends.taken, "{inserts} inserts by datagrams");
+    ensure!(streams == connects, "{streams} inserts by connections");
+    must_balance(&mut daemon, &host, "host")?;
+    must_balance(&mut daemon, &quiet, "netns")?;
+    ensure!(
+        !preempts() || forced().contains(&"kprobe") || sum(&caught) > 0,
+        "the kernel skipped no run of a program: this shows nothing"
+    );
+    daemon.stop()
+}
+
+/// Refusals are charged to owners soon after; waits until all counted ones are.
+fn at_rest(daemon: &mut Daemon, host: &Netns) -> anyhow::Result<Counts> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let now = Counts::now(daemon, host)?;
+        let drops: i64 = Holdings::read(&now.page)?.0.values().map(|held| held.drops).sum();
+        if drops >= figure(&now.page, host, "conntrack_table_full_drops_total", None)?
+            || Instant::now() > deadline
+        {
+            return Ok(now);
+        }
+    }
+}
+
+/// Runs caught or missed, of each probe that had any.
+fn skipped(page: &str, what: &str) -> Vec<(String, u64)> {
+    let start = format!("conntrack_probe_{what}_total{{probe=\"");
+    let each = page.lines().filter_map(|line| {
+        let (probe, value) = line.strip_prefix(&start)?.split_once("\"} ")?;
+        let value = value.trim().parse::<f64>().ok()? as u64;
+        (value > 0).then(|| (probe.to_owned(), value))
+    });
+    each.collect()
+}
+
+fn sum(each: &[(String, u64)]) -> u64 {
+    each.iter().map(|(_, runs)| runs).sum()
+}
+
+/// What the kernel says of how it preempts itself; 5.10 says nothing.
+fn preemption() -> String {
+    let told = std::fs::read_to_string("/sys/kernel/debug/sched/preempt");
+    told.map_or_else(|_| "not told".to_owned(), |told| told.trim().to_owned())
+}
+
+/// Can a task be preempted while it runs a program?
+fn preempts() -> bool {
+    let told = preemption();
+    told.contains("(lazy)") || told.contains("(full)")
+}
+
+/// Sends of all.
+#[derive(Debug, Default)]
+struct Done {
+    taken: u64,
+    refused: u64,
+}
+
+impl Done {
+    fn add(&mut self, one: &Sends) {
+        self.taken += one.taken;
+        self.refused += one.refused;
+    }
+}

@@ -1,0 +1,160 @@
+//! Tasks of one processor: some as the scheduler likes, some that preempt those whenever they wake.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use rustix::net::sockopt::set_socket_linger;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::Done;
+use crate::lab::connect::{Sends, tcp_within};
+use crate::lab::netns::Netns;
+
+const SENDERS: u8 = 6;
+const CONNECTORS: u8 = 2;
+const HOGS: u8 = 2;
+/// Sleep of each of the tasks that preempt. They differ, so that each meets the others at ever other moments.
+const PREEMPTING: [Duration; 3] =
+    [Duration::from_micros(211), Duration::from_micros(307), Duration::from_micros(419)];
+const STREAM_PORT: u16 = 8_080;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What runs.
+pub(super) struct Tasks<'scope> {
+    senders: Vec<ScopedJoinHandle<'scope, anyhow::Result<Sends>>>,
+    connectors: Vec<ScopedJoinHandle<'scope, anyhow::Result<u64>>>,
+    hogs: Vec<ScopedJoinHandle<'scope, anyhow::Result<()>>>,
+}
+
+/// Starts all of them, on processor 0.
+pub(super) fn start<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    stop: &'scope AtomicBool,
+    quiet: &'scope Netns,
+) -> Tasks<'scope> {
+    let sleeps = std::iter::repeat_n(None, usize::from(SENDERS)).chain(PREEMPTING.map(Some));
+    let sender = |(number, sleep): (u8, Option<Duration>)| {
+        scope.spawn(move || {
+            take_place(sleep.is_some())?;
+            send(number, sleep, stop)
+        })
+    };
+    let connector = |number: u8| {
+        scope.spawn(move || {
+            quiet.enter()?;
+            // The last one preempts.
+            let preempts = number + 1 == CONNECTORS;
+            take_place(preempts)?;
+            connect(number, preempts.then_some(PREEMPTING[1]), stop)
+        })
+    };
+    let hog = |_| {
+        scope.spawn(move || {
+            take_place(false)?;
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+            Ok(())
+        })
+    };
+    Tasks {
+        senders: (0..).zip(sleeps).map(sender).collect(),
+        connectors: (0..CONNECTORS).map(connector).collect(),
+        hogs: (0..HOGS).map(hog).collect(),
+    }
+}
+
+impl Tasks<'_> {
+    /// Waits for their ends: datagrams of all, and connections made.
+    pub(super) fn end(self) -> anyhow::Result<(Done, u64)> {
+        let mut done = Done::default();
+        for sender in self.senders {
+            done.add(&joined(sender)?);
+        }
+        let mut connects = 0;
+        for connector in self.connectors {
+            connects += joined(connector)?;
+        }
+        self.hogs.into_iter().try_for_each(joined)?;
+        Ok((done, connects))
+    }
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, anyhow::Result<T>>) -> anyhow::Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Moves this thread to processor 0, where it preempts the others when it wakes, or does not.
+fn take_place(preempts: bool) -> anyhow::Result<()> {
+    let mut first = CpuSet::new();
+    first.set(0);
+    sched_setaffinity(None, &first).context("sched_setaffinity")?;
+    if preempts {
+        let priority = libc::sched_param { sched_priority: 10 };
+        // SAFETY: this thread (0), and a structure that lives until the call returns.
+        let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+        ensure!(done == 0, "SCHED_FIFO: {}", std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Every datagram to another place, so that each that is taken makes an entry.
+fn send(number: u8, sleep: Option<Duration>, stop: &AtomicBool) -> anyhow::Result<Sends> {
+    let socket = UdpSocket::bind((Ipv4Addr::new(127, 10, number, 1), 0))?;
+    let mut places = (1..=254_u8).flat_map(|host| (1..=u16::MAX).map(move |port| (host, port)));
+    let mut sends = Sends::default();
+    while !stop.load(Ordering::Relaxed) {
+        let (host, port) = places.next().context("ran out of ports")?;
+        sends.note(socket.send_to(b"x", (Ipv4Addr::new(127, 20, number, host), port)))?;
+        if let Some(sleep) = sleep {
+            std::thread::sleep(sleep);
+        }
+    }
+    Ok(sends)
+}
+
+/// Connections that are reset as soon as they are there, each from another port.
+fn connect(number: u8, sleep: Option<Duration>, stop: &AtomicBool) -> anyhow::Result<u64> {
+    let at = SocketAddr::from((Ipv4Addr::new(127, 30, number, 1), STREAM_PORT));
+    let listener = TcpListener::bind(at)?;
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                let _: std::io::Result<_> = listener.accept();
+            }
+        });
+        let made = connections(number, at, sleep, stop);
+        ended.store(true, Ordering::Relaxed);
+        // Of the test's own, so that the server sees the end.
+        let last = TcpStream::connect_timeout(&at, PATIENCE);
+        server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        last.context("the server does not end")?;
+        Ok(made? + 1)
+    })
+}
+
+fn connections(
+    number: u8,
+    at: SocketAddr,
+    sleep: Option<Duration>,
+    stop: &AtomicBool,
+) -> anyhow::Result<u64> {
+    let mut made = 0_u64;
+    while !stop.load(Ordering::Relaxed) {
+        // No pair of addresses lasts longer than there are ports.
+        let [.., third, fourth] = (made / 10_000 + 1).to_be_bytes();
+        let from = IpAddr::from(Ipv4Addr::new(127, 40 + number, third, fourth));
+        let stream = tcp_within(Some(from), at, PATIENCE)?;
+        set_socket_linger(stream.as_fd(), Some(Duration::ZERO))?;
+        made += 1;
+        if let Some(sleep) = sleep {
+            std::thread::sleep(sleep);
+        }
+    }
+    Ok(made)
+}
