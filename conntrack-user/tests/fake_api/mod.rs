@@ -202,9 +202,9 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
 pub(crate) fn timing() -> Timing {
     Timing {
         patience: Patience {
-            connect: Duration::from_millis(500),
-            answer: Duration::from_millis(500),
-            page: Duration::from_millis(1500),
+            connect: Duration::from_secs(2),
+            answer: Duration::from_secs(1),
+            page: Duration::from_secs(2),
             silence: Duration::from_millis(600),
             watch: Duration::from_secs(10),
         },
@@ -218,7 +218,7 @@ pub(crate) fn timing() -> Timing {
 
 /// Polls until it holds.
 pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
