@@ -24,6 +24,8 @@ pub mod view;
 #[cfg(test)]
 mod exporter_tests;
 #[cfg(test)]
+mod forget_tests;
+#[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
 pub(crate) mod golden;
