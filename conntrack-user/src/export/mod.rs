@@ -24,9 +24,9 @@ pub mod view;
 #[cfg(test)]
 mod exporter_tests;
 #[cfg(test)]
-mod forget_tests;
-#[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod forget_tests;
 #[cfg(test)]
 pub(crate) mod golden;
 #[cfg(test)]

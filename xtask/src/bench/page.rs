@@ -94,8 +94,8 @@ impl Results {
              the kernel counts. `cargo xtask bench --dump-only` measures this alone.\n\n",
         );
         match &self.dump {
-            Ok(figures) => figures.iter().for_each(|figure| drop(writeln!(text, "- {figure}"))),
-            Err(why) => drop(writeln!(text, "not run: {why}")),
+            Ok(figures) => figures.iter().for_each(|figure| text.push_str(&format!("- {figure}\n"))),
+            Err(why) => text.push_str(&format!("not run: {why}\n")),
         }
         text.push('\n');
     }
