@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::attribute::api::settings::Mode;
+
 /// Who fills this node's conntrack tables, who is hurt, and what to do.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "conntrack-pressure", version, max_term_width = 100)]
@@ -16,6 +18,9 @@ pub struct Cli {
     /// Where the system is, and how to probe it.
     #[command(flatten)]
     pub common: CommonArgs,
+    /// How to ask a Kubernetes API.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
 }
 
 /// The subcommands.
@@ -146,6 +151,32 @@ pub struct CommonArgs {
     /// Treat this probe (or NAME:MECHANISM, that way of it) as refused by the kernel; repeatable, for tests
     #[arg(global = true, long = "test.refuse-probe", value_name = "NAME", hide = true)]
     pub refuse_probe: Vec<String>,
+}
+
+/// Flags of every subcommand that say how to ask a Kubernetes API.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Kubernetes")]
+pub struct KubernetesArgs {
+    /// Whether to ask the Kubernetes API for this node's pods
+    #[arg(
+        global = true,
+        long = "kubernetes.mode",
+        env = "CONNTRACK_PRESSURE_KUBERNETES_MODE",
+        value_name = "MODE",
+        default_value = "auto"
+    )]
+    pub mode: Mode,
+    /// Ask as this file says, not as the service account here does
+    #[arg(
+        global = true,
+        long = "kubernetes.kubeconfig",
+        env = "CONNTRACK_PRESSURE_KUBERNETES_KUBECONFIG",
+        value_name = "FILE"
+    )]
+    pub kubeconfig: Option<PathBuf>,
+    /// This node's name in the cluster
+    #[arg(global = true, long = "kubernetes.node-name", env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
 }
 
 /// Values of `--log.format`.

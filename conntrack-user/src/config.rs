@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::cli::{Cli, Command, CommonArgs, LogFormatArg, MechanismArg, OutputArg, RunArgs};
+use crate::attribute::api::settings::Settings;
+use crate::cli::{Cli, Command, CommonArgs, KubernetesArgs, LogFormatArg, MechanismArg, OutputArg, RunArgs};
 use crate::export::record::LogFormat;
 use crate::probe::table::PROBES;
 
@@ -15,6 +16,8 @@ use crate::probe::table::PROBES;
 pub struct Config {
     /// Where the system is and how to probe it.
     pub system: System,
+    /// Whether and how to ask a Kubernetes API.
+    pub kubernetes: Settings,
     /// What to do.
     pub action: Action,
 }
@@ -107,7 +110,9 @@ impl Config {
                 known()
             );
         }
-        Ok(Self { system: system(cli.common), action })
+        let KubernetesArgs { mode, kubeconfig, node_name } = cli.kubernetes;
+        let kubernetes = Settings::of_this_process(mode, kubeconfig, node_name);
+        Ok(Self { system: system(cli.common), kubernetes, action })
     }
 }
 

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use conntrack_user::attribute::api::handle::ApiHandle;
+use conntrack_user::attribute::api::settings::Settings;
+use conntrack_user::attribute::api::watch::Timing;
 use conntrack_user::cli::{self, Cli};
 use conntrack_user::command::top::feed::{self, Feed};
 use conntrack_user::command::top::screen;
@@ -41,25 +44,26 @@ fn main() -> ExitCode {
 
 fn act(config: Config) -> anyhow::Result<u8> {
     let system = config.system;
+    let kubernetes = config.kubernetes;
     // `top` of a running daemon needs nothing of the system itself.
     if !matches!(config.action, Action::Top(_)) {
-        may_run(&system)?;
+        may_run(&system, &kubernetes)?;
     }
     match config.action {
-        Action::Run(run) => serve(system, &run),
+        Action::Run(run) => serve(system, &kubernetes, &run),
         Action::Doctor { json } => {
-            let found = doctor::examine(&system);
+            let found = doctor::examine(&system, &kubernetes);
             print!("{}", if json { doctor_text::json(&found)? } else { doctor_text::text(&found) });
             Ok(0)
         }
         Action::Check(thresholds) => {
-            let verdict = check::verdict(&look(system)?.snapshot, thresholds);
+            let verdict = check::verdict(&look(system, None)?.snapshot, thresholds);
             println!("{}", verdict.line);
             Ok(verdict.code)
         }
-        Action::Top(top) => watch(system, &top),
+        Action::Top(top) => watch(system, &kubernetes, &top),
         Action::Snapshot => {
-            let view = look(system)?;
+            let view = look(system, Some(&kubernetes))?;
             print!("{}", snapshot_json::indented(&view)?);
             Ok(0)
         }
@@ -67,8 +71,9 @@ fn act(config: Config) -> anyhow::Result<u8> {
 }
 
 /// Can this process watch by itself?
-fn may_run(system: &System) -> anyhow::Result<()> {
+fn may_run(system: &System, kubernetes: &Settings) -> anyhow::Result<()> {
     system.check_paths()?;
+    kubernetes.check()?;
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
         "root is needed to read every namespace and to load probes; run it with sudo"
@@ -77,7 +82,7 @@ fn may_run(system: &System) -> anyhow::Result<()> {
 }
 
 /// `top`: of a running daemon, or else by stages of its own.
-fn watch(system: System, top: &Top) -> anyhow::Result<u8> {
+fn watch(system: System, kubernetes: &Settings, top: &Top) -> anyhow::Result<u8> {
     let print = |feed: Box<dyn Feed>| {
         if top.once {
             return Ok(std::io::stdout().write_all(screen::once(feed)?.as_bytes())?);
@@ -92,19 +97,26 @@ fn watch(system: System, top: &Top) -> anyhow::Result<u8> {
         print(Box::new(daemon))?;
         return Ok(0);
     }
-    may_run(&system).with_context(|| format!("no daemon answers at {}", top.address))?;
+    may_run(&system, kubernetes).with_context(|| format!("no daemon answers at {}", top.address))?;
     // The screen is the terminal's: log lines have no place on it.
     let log = Logger::to(LogFormat::Text, std::io::sink(), 64).context("cannot start the log writer")?;
-    let stages = Stages::start(system, &log)?;
+    let stages = Stages::start(system, &log, ApiHandle::ask_once(kubernetes))?;
     let printed = print(Box::new(feed::Here(Source(stages.daemon.clone()))));
     stages.stop()?;
     printed.map(|()| 0)
 }
 
-/// One reading, without probes.
-fn look(system: System) -> anyhow::Result<std::sync::Arc<conntrack_user::export::view::View>> {
+/// One reading, without probes; with the API asked once, if there are settings for it.
+fn look(
+    system: System,
+    kubernetes: Option<&Settings>,
+) -> anyhow::Result<std::sync::Arc<conntrack_user::export::view::View>> {
     let log = Logger::to(LogFormat::Text, std::io::stderr(), 64).context("cannot start the log writer")?;
-    Ok(Daemon::new(system, log, None).0.read())
+    let (daemon, _) = Daemon::new(system, log, None);
+    if let Some(settings) = kubernetes {
+        daemon.set_api(ApiHandle::ask_once(settings));
+    }
+    Ok(daemon.read())
 }
 
 /// The daemon's threads.
@@ -115,7 +127,7 @@ struct Stages {
 
 impl Stages {
     /// Loads the probes and starts reading and draining.
-    fn start(system: System, log: &Logger) -> anyhow::Result<Self> {
+    fn start(system: System, log: &Logger, pods: ApiHandle) -> anyhow::Result<Self> {
         let (daemon, events) = match Probes::load(&system) {
             Ok(loaded) => Daemon::new(system, log.clone(), Some(loaded)),
             Err(error) => {
@@ -128,6 +140,7 @@ impl Stages {
                 (Daemon::without_probes(system, log.clone(), &reason), None)
             }
         };
+        daemon.set_api(pods);
         let rounds = daemon.clone();
         let mut threads =
             vec![std::thread::Builder::new().name("rounds".into()).spawn(move || rounds.rounds())?];
@@ -149,11 +162,15 @@ impl Stages {
     }
 }
 
-fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
+fn serve(system: System, kubernetes: &Settings, run: &Run) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let listener = runtime.block_on(http::bind(&run.listen_address))?;
     let log = Logger::stdout(run.log_format).context("cannot start the log writer")?;
-    let stages = Stages::start(system, &log)?;
+    let pods = {
+        let _guard = runtime.enter();
+        kubernetes.plan().map_or_else(ApiHandle::disabled, |plan| ApiHandle::watch(plan, Timing::default()))
+    };
+    let stages = Stages::start(system, &log, pods)?;
     let address = http::address(&listener)?;
     log.info("serving", &[("address", address.to_string().into())]);
     let exporter = Exporter::new(run.max_pods, true);
@@ -169,6 +186,8 @@ fn serve(system: System, run: &Run) -> anyhow::Result<u8> {
         server.await?;
         anyhow::Ok(())
     })?;
+    // A name that takes long to resolve must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
     stages.stop()?;
     log.info("stopped, everything detached", &[]);
     if !log.flush(Duration::from_secs(2)) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use conntrack_user::cli::Cli;
 use conntrack_user::config::{Action, Config};
 use conntrack_user::export::record::LogFormat;
@@ -68,4 +68,20 @@ fn the_image_starts_the_real_binary_with_a_command_that_parses() {
         dockerfile.contains("ENTRYPOINT [\"/conntrack-pressure\"]") && dockerfile.contains("CMD [\"run\"]")
     );
     assert!(Cli::try_parse_from(["/conntrack-pressure", "run"]).is_ok());
+}
+
+#[test]
+fn the_daemonset_may_ask_for_the_pods_of_its_node_and_nothing_else() {
+    let (daemonset, rbac) = (manifest("daemonset.yaml"), manifest("rbac.yaml"));
+    assert!(daemonset.contains("automountServiceAccountToken: true\n"));
+    let name = Cli::command().get_arguments().find(|a| a.get_id() == "node_name").unwrap().clone();
+    let variable = name.get_env().unwrap().to_str().unwrap().to_owned();
+    let field = "valueFrom:\n                fieldRef:\n                  fieldPath: spec.nodeName\n";
+    assert!(daemonset.contains(&format!("- name: {variable}\n              {field}")), "{variable}");
+    let of = |key: &str| {
+        let lines = rbac.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key));
+        lines.map(|value| value.trim_start_matches(':').trim().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(of("resources"), ["[pods]"]);
+    assert_eq!(of("verbs"), ["[get, list, watch]"]);
 }

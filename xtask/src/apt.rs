@@ -102,9 +102,9 @@ fn deb822_entries(text: &str) -> Vec<(String, String)> {
 pub(crate) struct Suite(pub(crate) String);
 
 impl Suite {
-    fn line(&self, mirrors: &Mirrors) -> String {
+    fn line(&self, kind: &str, mirrors: &Mirrors) -> String {
         let uri = if self.0.ends_with("-security") { &mirrors.security } else { &mirrors.main };
-        format!("deb [arch=amd64 signed-by={KEYRING}] {uri} {} main\n", self.0)
+        format!("{kind} [arch=amd64 signed-by={KEYRING}] {uri} {} main\n", self.0)
     }
 }
 
@@ -120,13 +120,26 @@ impl Apt {
     /// # Errors
     /// When the machine's sources name no mirror, or the folder cannot be written.
     pub(crate) fn new(name: &str, suites: &[Suite]) -> Result<Self> {
+        Self::over(name, suites, &["deb"])
+    }
+
+    /// The same, with source packages.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) fn with_sources(name: &str, suites: &[Suite]) -> Result<Self> {
+        Self::over(name, suites, &["deb", "deb-src"])
+    }
+
+    fn over(name: &str, suites: &[Suite], kinds: &[&str]) -> Result<Self> {
         let folder = cache::folder(&format!("apt/{name}"))?;
         for part in ["lists/partial", "archives/archives/partial"] {
             fs::create_dir_all(folder.join(part))
                 .with_context(|| format!("cannot make {}/{part}", folder.display()))?;
         }
         let mirrors = Mirrors::of_this_machine()?;
-        let sources = suites.iter().map(|suite| suite.line(&mirrors)).collect::<String>();
+        let lines = kinds.iter().flat_map(|kind| suites.iter().map(|suite| suite.line(kind, &mirrors)));
+        let sources = lines.collect::<String>();
         let path = folder.join("sources.list");
         if fs::read_to_string(&path).ok().as_deref() != Some(&sources) {
             fs::write(&path, sources).with_context(|| format!("cannot write {}", path.display()))?;
@@ -210,6 +223,15 @@ impl Apt {
         }
         files.sort();
         Ok(files)
+    }
+
+    /// Downloads a source package's files into `folder`, newest version, without unpacking them.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub(crate) fn download_source(&self, package: &str, folder: &Path) -> Result<()> {
+        let mut command = self.get();
+        proc::output(command.current_dir(folder).args(["-q", "source", "--download-only", package])).map(drop)
     }
 
     fn get(&self) -> Command {

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::guest::vm::{self, End, VmRequest};
 use crate::kernel::obtain::NotObtainable;
 use crate::setup::{self, Refused};
-use crate::{bare, bench, build, daemon, lint, test};
+use crate::{bare, bench, build, cluster, daemon, lint, test};
 
 /// Builds, runs and tests conntrack-pressure.
 #[derive(Debug, Parser)]
@@ -92,6 +92,11 @@ enum Cmd {
     },
     /// The README's commands in a fresh Debian root (debootstrap, as root), with times; writes a report.
     Bare,
+    /// Builds a kube-apiserver once, runs it here with etcd, lets the daemon learn pods from it (as root); writes a report.
+    Cluster {
+        #[command(flatten)]
+        consent: Consent,
+    },
     /// Boots a kernel, runs a command in it, and ends with the command's status (70: panic, 124: time was up,
     /// 3: that kernel cannot be had).
     Vm(VmArgs),
@@ -157,6 +162,7 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Cmd::Bare => bare::bare(),
+            Cmd::Cluster { consent } => cluster::cluster(consent.yes),
             Cmd::Vm(args) => run_vm(args),
         }
     }

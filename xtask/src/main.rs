@@ -9,6 +9,7 @@
 //! | `setup` | what a machine needs, and installing it |
 //! | `daemon` | `run` and `demo` |
 //! | `bare` | the README's commands on a fresh Debian |
+//! | `cluster` | discovery of pods against a real kube-apiserver |
 //! | `bench` | what the probes cost, and the page that says so |
 //! | `suites` | the guest tests, a table of data |
 //! | `test`, `lint`, `report`, `seen` | `test`, `lint` and `matrix`, and the files it writes |
@@ -21,6 +22,7 @@ mod bench;
 mod build;
 mod cache;
 mod cli;
+mod cluster;
 mod daemon;
 mod guest;
 mod kernel;

@@ -30,8 +30,6 @@ mod tests;
 const FARTHEST: f64 = 3600.0;
 /// Readings in a row that must say the same before it is told.
 const AGREEING: usize = 5;
-/// What the level may be exceeded by before it is no longer believed.
-const BEYOND: f64 = 1.1;
 
 /// One reading of one table. Unknown is None.
 #[derive(Clone, Copy, Debug, Default)]
@@ -136,10 +134,11 @@ impl Estimator {
         let line = (limit - entries) / growth;
         let Some(level) = self.plateau.level(&self.series) else { return Some((line, growth)) };
         // Beyond the level entries live longer than they did, and while ever more come there is no level.
-        if entries > BEYOND * level + 3.0 * level.sqrt() || inserts_rise(&self.series) {
+        if entries > level.at_most || inserts_rise(&self.series) {
             return Some((line, growth));
         }
         // Towards the level the growth becomes less as what is left of it does.
+        let level = level.entries;
         let curve = (level - entries) / growth * ((level - entries) / (level - limit)).ln();
         (level > limit).then_some((curve, growth))
     }

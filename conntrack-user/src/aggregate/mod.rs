@@ -3,6 +3,8 @@
 pub mod accounts;
 pub mod books;
 pub mod calm;
+pub mod dump_owners;
+pub mod dump_tier;
 pub mod forecast;
 pub mod gaps;
 pub mod seed;

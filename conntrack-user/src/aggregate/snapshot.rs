@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::gaps::Gap;
+use crate::attribute::discovery::Discovery;
 use crate::attribute::owner::Owner;
 
 /// The state of the node.
@@ -22,6 +23,8 @@ pub struct Snapshot {
     pub coverage: Vec<Gap>,
     /// Resets attributed so far, by cause.
     pub resets: Vec<ResetCount>,
+    /// How pods are discovered. None: not looked yet.
+    pub discovery: Option<Discovery>,
     /// Losses and limits of the tool itself.
     pub honesty: Honesty,
 }

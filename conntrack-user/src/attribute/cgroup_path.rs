@@ -1,7 +1,8 @@
 //! What a cgroup path says about the workload in it.
 //!
 //! Paths are bytes: whoever owns a delegated cgroup names its children as they like, in any bytes but `/`
-//! and newline. What looks like a pod below `user.slice` is therefore never believed.
+//! and newline. What looks like a pod below a login session or a service is therefore not believed, unless the
+//! service is one that makes pods.
 
 use super::pod_uid;
 
@@ -20,11 +21,11 @@ pub enum Workload {
     },
     /// A container that is in no pod.
     Container {
-        /// "docker", "podman", "containerd" or "crio".
+        /// "docker", "podman", "containerd", "crio", "lxc"; "unknown" where only the id shows that it is one.
         runtime: &'static str,
-        /// Its id.
+        /// Its id; of podman's pods, whose containers share a network namespace, the pod's; LXC's have a name.
         id: String,
-        /// Path of the container's own cgroup, children left out.
+        /// Path of the container's (podman's pod's) own cgroup, children left out.
         path: Vec<u8>,
     },
     /// Anything else below the root.
@@ -59,8 +60,8 @@ pub fn classify(path: &[u8]) -> Workload {
 
 fn pod(parts: &[&[u8]], relative: bool) -> Option<Workload> {
     for at in 0..parts.len() {
-        // A user may name the children of a delegated cgroup like anyone's pod.
-        if parts[at] == b"user.slice" {
+        // Who was given a cgroup may name its children like anyone's pod.
+        if parts[at] == b"user.slice" || (is_unit(parts[at]) && !makes_pods(parts[at])) {
             return None;
         }
         let (slice, inner) = split_colons(parts[at]);
@@ -75,6 +76,23 @@ fn pod(parts: &[&[u8]], relative: bool) -> Option<Workload> {
         }
     }
     None
+}
+
+/// Is it a unit below which real pods are found? A container that is a node itself (kind), and the services that run
+/// pods: of a runtime that is told to use cgroupfs the pods can be below it.
+fn makes_pods(unit: &[u8]) -> bool {
+    const SERVICES: [&[u8]; 9] = [
+        b"containerd.service",
+        b"crio.service",
+        b"docker.service",
+        b"cri-docker.service",
+        b"kubelet.service",
+        b"k3s.service",
+        b"k3s-agent.service",
+        b"rke2-server.service",
+        b"rke2-agent.service",
+    ];
+    SERVICES.contains(&unit) || named_container(unit).is_some()
 }
 
 /// cgroupfs driver: `kubepods`, then the class for all but guaranteed pods. From inside a sibling's cgroup
@@ -128,17 +146,33 @@ fn container(parts: &[&[u8]]) -> Option<Workload> {
     parts.iter().enumerate().find_map(|(at, part)| {
         let parent = at.checked_sub(1).map(|parent| parts[parent]);
         let bare = || {
-            let runtime = match parent? {
-                b"docker" => "docker",
+            let runtime = match parent {
+                Some(b"docker") => "docker",
                 // The namespace that containerd's own clients use unless told otherwise.
-                b"default" => "containerd",
-                _ => return None,
+                Some(b"default") => "containerd",
+                Some(b"libpod_parent") => "podman",
+                _ => "unknown",
             };
             hex_id(part).map(|id| (runtime, id))
         };
-        let (runtime, id) = named_container(part).or_else(|| split_colons(part).1).or_else(bare)?;
+        let (runtime, id) = podman_pod(part)
+            .or_else(|| lxc(part))
+            .or_else(|| named_container(part))
+            .or_else(|| split_colons(part).1)
+            .or_else(bare)?;
         Some(Workload::Container { runtime, id, path: join(&parts[..=at]) })
     })
+}
+
+/// `<parent>-libpod_pod_<id>.slice`.
+fn podman_pod(part: &[u8]) -> Option<(&'static str, String)> {
+    let name = part.strip_suffix(b".slice")?.rsplit(|&byte| byte == b'-').next()?;
+    Some(("podman", hex_id(name.strip_prefix(b"libpod_pod_")?)?))
+}
+
+/// `lxc.payload.<name>`: a system of its own, whose services must not be taken for so many owners.
+fn lxc(part: &[u8]) -> Option<(&'static str, String)> {
+    Some(("lxc", printable(part.strip_prefix(b"lxc.payload.")?)))
 }
 
 /// `<prefix>-<id>.scope` (systemd) or `<prefix>-<id>` (cgroupfs).
@@ -164,23 +198,40 @@ fn hex_id(text: &[u8]) -> Option<String> {
 
 /// How many parts lead to the first systemd unit: what a service makes below it is still that service.
 fn unit_depth(parts: &[&[u8]]) -> usize {
-    let unit = parts.iter().position(|part| part.ends_with(b".service") || part.ends_with(b".scope"));
-    unit.map_or(parts.len(), |at| at + 1)
+    parts.iter().position(|part| is_unit(part)).map_or(parts.len(), |at| at + 1)
+}
+
+fn is_unit(part: &[u8]) -> bool {
+    part.ends_with(b".service") || part.ends_with(b".scope")
 }
 
 fn join(parts: &[&[u8]]) -> Vec<u8> {
     parts.iter().flat_map(|part| [b"/", *part]).collect::<Vec<_>>().concat()
 }
 
-/// A path for people and labels: bytes that are not UTF-8 become `\xNN`, so that two names stay two.
+/// What stands before a byte that cannot be shown.
+const MARK: char = '\u{fffd}';
+
+/// A path for people, labels and terminals. A byte that is not UTF-8, or of a control character or of a mark itself,
+/// becomes a mark and two hexadecimal digits, so that no name does anything to a terminal, and two names stay two;
+/// a backslash, which systemd writes into the names of units, stays.
 #[must_use]
 pub fn printable(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());
-    for chunk in path.utf8_chunks() {
-        text.push_str(chunk.valid());
-        for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
+    let hex = |text: &mut String, bytes: &[u8]| {
+        for byte in bytes {
+            text.push_str(&format!("{MARK}{byte:02x}"));
         }
+    };
+    for chunk in path.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() || c == MARK {
+                hex(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes());
+            } else {
+                text.push(c);
+            }
+        }
+        hex(&mut text, chunk.invalid());
     }
     text
 }

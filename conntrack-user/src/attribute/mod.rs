@@ -1,9 +1,16 @@
 //! Stage four: whose it is.
 
+pub mod api;
+#[cfg(test)]
+mod cgroup_grammar;
 pub mod cgroup_path;
+#[cfg(test)]
+mod cgroup_properties;
 pub mod cgroup_tree;
 pub mod decode;
 pub mod discover;
+pub mod discovery;
+pub mod entry_owners;
 pub mod index;
 pub mod ledger;
 pub mod local_addresses;

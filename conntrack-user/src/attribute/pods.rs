@@ -37,7 +37,7 @@ pub fn parse_name(directory: &OsStr) -> Option<PodName> {
     })
 }
 
-fn dns_name(text: &[u8], longest: usize) -> Option<String> {
+pub(super) fn dns_name(text: &[u8], longest: usize) -> Option<String> {
     let plain =
         |&byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     (!text.is_empty() && text.len() <= longest && text.iter().all(plain))

@@ -9,8 +9,11 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::api::handle::ApiHandle;
+use super::api::state::State;
 use super::cgroup_tree::{CgroupTree, find_mount};
 use super::discover::{FoundNamespace, read_facts};
+use super::discovery::{self, Disagreements, Discovery};
 use super::index::{CgroupLookup, Inputs, OwnerIndex};
 use super::pods;
 use crate::config::System;
@@ -28,6 +31,11 @@ pub struct Survey {
     /// One for life: it remembers cgroups that are gone, whose last facts are still to come.
     cgroups: Option<Arc<Mutex<CgroupTree>>>,
     last: Option<(Instant, u64)>,
+    api: Option<ApiHandle>,
+    /// How it stood with the API when that was told last.
+    told: Option<&'static str>,
+    /// As of the last index: pods with a log directory, and where the API disagrees.
+    compared: (usize, Option<Disagreements>),
 }
 
 /// An index, and whether all that it is made from could be read.
@@ -45,13 +53,47 @@ struct Signs {
     links: Option<Vec<Link>>,
     addresses: Option<Vec<IpAddr>>,
     pod_logs: Option<SystemTime>,
+    /// Revision of what the API has told.
+    api: Option<u64>,
 }
 
 impl Survey {
+    /// From now on pods are also known as the API has them.
+    pub fn set_api(&mut self, api: ApiHandle) {
+        self.api = Some(api);
+    }
+
+    /// The same, to begin with.
+    #[must_use]
+    pub fn with_api(api: ApiHandle) -> Self {
+        Self { api: Some(api), ..Self::default() }
+    }
+
+    /// Did the last reading of the API succeed? None: none is asked, or there was no answer yet.
+    #[must_use]
+    pub fn api_success(&self) -> Option<bool> {
+        self.api.as_ref()?.status().state.success()
+    }
+
+    /// How it stands with the API, when that is another state than at the last call.
+    pub fn api_news(&mut self) -> Option<State> {
+        let state = self.api.as_ref()?.status().state;
+        let before = self.told.replace(state.word());
+        (before != self.told && state != State::Connecting(None)).then_some(state)
+    }
+
+    /// How pods are discovered, and where the API and the node disagree. None: nothing was said of an API.
+    #[must_use]
+    pub fn discovery(&self, now: Instant) -> Option<Discovery> {
+        let (logs, disagreements) = &self.compared;
+        Some(Discovery::of(self.api.as_ref()?, *logs, disagreements.clone(), now))
+    }
+
     /// A new index when something changed. None: the last one holds.
     pub fn index(&mut self, system: &System, namespaces: &[Namespace], now: Instant) -> Option<Found> {
         let host = namespaces.iter().find(|n| n.host);
-        let signs = Signs::read(system, host);
+        let known = self.api.as_ref().and_then(ApiHandle::known);
+        let signs = Signs { api: known.map(|directory| directory.revision()), ..Signs::read(system, host) };
         let print = fingerprint(namespaces, &signs);
         if !due(self.last, now, print) {
             return None;
@@ -80,7 +122,7 @@ impl Survey {
             let found = FoundNamespace { netns: n.inum, host: n.host, pids: n.pids.clone(), addresses };
             read_facts(&system.procfs, found)
         });
-        let facts = facts.collect();
+        let facts: Vec<_> = facts.collect();
         let links = signs.links.unwrap_or_default();
         let others = namespaces.iter().filter(|n| !n.host).map(|n| (n.inum, n.path.as_path()));
         let ids = host.map(|n| in_namespace(&n.path, n.inum, || rtnetlink::namespace_ids(others)));
@@ -88,9 +130,15 @@ impl Survey {
         complete &= ids.is_some();
         let pods = pods::read(&system.podlogs);
         complete &= pods.is_ok();
+        let pods = pods.unwrap_or_default();
+        let api = self.api.as_ref().and_then(ApiHandle::known);
+        let logged = pods.len();
+        let (pods, disagreements) = discovery::merge(api.as_deref(), pods);
+        let disagreements = api.map(|api| disagreements.and(discovery::compare(&api, &facts)));
+        self.compared = (logged, disagreements);
         let index = OwnerIndex::new(Inputs {
             namespaces: facts,
-            pods: pods.unwrap_or_default(),
+            pods,
             peers: peers(&links, &ids.unwrap_or_default()),
             devices: links.into_iter().map(|link| (link.index, link.name)).collect(),
             complete,
@@ -132,7 +180,7 @@ impl Signs {
         });
         let (links, addresses) = read.and_then(Result::ok).unwrap_or_default();
         let pod_logs = std::fs::metadata(&system.podlogs).and_then(|metadata| metadata.modified()).ok();
-        Self { links, addresses, pod_logs }
+        Self { links, addresses, pod_logs, api: None }
     }
 }
 
@@ -146,7 +194,7 @@ fn due(last: Option<(Instant, u64)>, now: Instant, print: u64) -> bool {
 }
 
 /// Changes when namespaces come or go, get their first process (a pod's sandbox is made before it) or lose it,
-/// when the host's devices or addresses change, and when a pod comes or goes.
+/// when the host's devices or addresses change, and when a pod comes or goes, by its logs or by the API.
 fn fingerprint(namespaces: &[Namespace], signs: &Signs) -> u64 {
     let mut hasher = DefaultHasher::new();
     for namespace in namespaces {
@@ -154,7 +202,7 @@ fn fingerprint(namespaces: &[Namespace], signs: &Signs) -> u64 {
         let first = namespace.pids.first().filter(|_| !namespace.host);
         (namespace.inum, namespace.host, first).hash(&mut hasher);
     }
-    (&signs.links, &signs.addresses, signs.pod_logs).hash(&mut hasher);
+    (&signs.links, &signs.addresses, signs.pod_logs, signs.api).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -206,6 +254,7 @@ mod tests {
             links: Some(links.to_vec()),
             addresses: Some(vec![address.parse().unwrap()]),
             pod_logs: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+            api: Some(1),
         };
         let plain = || signs(&[link(5, "veth", Some(0))], "10.0.0.1", 7);
         let pod = |pids| vec![namespace(1, true, &[1]), namespace(2, false, pids)];
@@ -221,6 +270,7 @@ mod tests {
             (pod(&[9, 11]), signs(&[link(6, "veth", Some(0))], "10.0.0.1", 7)),
             (pod(&[9, 11]), signs(&[link(5, "veth", Some(0))], "10.0.0.2", 7)),
             (pod(&[9, 11]), signs(&[link(5, "veth", Some(0))], "10.0.0.1", 8)),
+            (pod(&[9, 11]), Signs { api: Some(2), ..plain() }),
             (pod(&[9, 11]), Signs::default()),
         ] {
             assert_ne!(before, fingerprint(&namespaces, &signs), "{namespaces:?} {signs:?}");

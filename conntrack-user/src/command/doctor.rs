@@ -1,9 +1,15 @@
 //! `doctor`: looks, attaches what can be attached, and judges.
 
-use super::doctor_text::{Conntrack, Doctor, ProbeRow, Tier};
+use std::time::Instant;
+
+use super::doctor_text::{Conntrack, Doctor, Note, ProbeRow, Tier};
 use super::remedy::remedy;
 use crate::aggregate::gaps::gaps;
 use crate::aggregate::snapshot::ProbeState;
+use crate::attribute::api::handle::ApiHandle;
+use crate::attribute::api::settings::Settings;
+use crate::attribute::discovery::Discovery;
+use crate::attribute::survey::Survey;
 use crate::config::System;
 use crate::drain::netns::scan_namespaces;
 use crate::drain::surroundings::Surroundings;
@@ -13,7 +19,7 @@ use crate::probe::attach::{Probes, unloaded};
 
 /// Attaches everything for a moment and says how it went. What fails is part of the answer.
 #[must_use]
-pub fn examine(system: &System) -> Doctor {
+pub fn examine(system: &System, kubernetes: &Settings) -> Doctor {
     let scan = scan_namespaces(&system.procfs).unwrap_or_default();
     let around = Surroundings::read(system, &scan);
     let states = match Probes::load(system) {
@@ -26,6 +32,9 @@ pub fn examine(system: &System) -> Doctor {
         Err(error) => unloaded(&format!("{error:#}")),
     };
     let module = system.sysfs.join("module/nf_conntrack/initstate").exists();
+    let mut survey = Survey::with_api(ApiHandle::ask_once(kubernetes));
+    let now = Instant::now();
+    survey.index(system, &scan.namespaces, now);
     let (tier, tier_reason) = tier(&states, around.conntrack_loaded);
     Doctor {
         version: env!("CARGO_PKG_VERSION"),
@@ -40,8 +49,34 @@ pub fn examine(system: &System) -> Doctor {
         tier_reason,
         coverage: gaps(&around, &states),
         probes: states.into_iter().map(|state| ProbeRow { remedy: remedy(&state, &around), state }).collect(),
-        findings: Vec::new(),
+        findings: survey.discovery(now).iter().flat_map(discovery_notes).collect(),
     }
+}
+
+/// How pods are discovered, and each disagreement.
+fn discovery_notes(found: &Discovery) -> Vec<Note> {
+    let note = |found: String, advice| Note { topic: "kubernetes", found, advice };
+    let logs = format!("{} pods by their log directories", found.log_pods);
+    let told = match (&found.reason, found.api_pods) {
+        (None, Some(pods)) => format!("API {}, {pods} pods of this node; {logs}", found.kubernetes),
+        (reason, _) => {
+            format!("API {}: {}; {logs}", found.kubernetes, reason.as_deref().unwrap_or("no answer"))
+        }
+    };
+    let mut notes = vec![note(told, None)];
+    if let Some(disagreements) = &found.disagreements {
+        let count: u64 = disagreements.counts.values().sum();
+        notes.extend(disagreements.examples.values().map(|example| note(example.clone(), None)));
+        if count > 0 {
+            let advice =
+                "check that NODE_NAME is this node's and that --path.podlogs is where the kubelet logs";
+            notes.push(note(
+                format!("the API and this node disagree on {count} pods"),
+                Some(advice.to_owned()),
+            ));
+        }
+    }
+    notes
 }
 
 /// How refusals are come by, and why not better.
@@ -65,7 +100,30 @@ fn tier(states: &[ProbeState], loaded: bool) -> (Tier, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attribute::discovery::Disagreements;
     use crate::export::fixture::probe;
+
+    #[test]
+    fn discovery_is_one_line_and_one_for_each_disagreement() {
+        let mut found = Discovery {
+            kubernetes: "forbidden",
+            reason: Some("no right".into()),
+            last_error: None,
+            stale_seconds: None,
+            api_pods: None,
+            log_pods: 3,
+            disagreements: None,
+        };
+        let told =
+            |found: &Discovery| discovery_notes(found).into_iter().map(|n| n.found).collect::<Vec<_>>();
+        assert_eq!(told(&found), ["API forbidden: no right; 3 pods by their log directories"]);
+        (found.kubernetes, found.reason, found.api_pods) = ("synced", None, Some(4));
+        let counts = [("name", 2)].into();
+        found.disagreements = Some(Disagreements { counts, examples: [("name", "one".to_owned())].into() });
+        let lines = told(&found);
+        assert_eq!(lines.len(), 3);
+        assert!(lines[0].starts_with("API synced, 4 pods") && lines[2].contains("on 2 pods"), "{lines:?}");
+    }
 
     #[test]
     fn the_tier_is_how_refusals_are_come_by() {

@@ -39,7 +39,9 @@ impl Daemon {
             ifindex: (event.flags & FLAG_IFINDEX != 0).then_some(event.ifindex),
         };
         let mut found = owners.resolve(&query);
-        if let Some(held) = lock(&self.held).as_ref() {
+        if event.account != 0
+            && let Some(held) = lock(&self.held).as_ref()
+        {
             if let Some(owner) = held.owner(event.account) {
                 (found.owner, found.evidence) = (owner, Evidence::Entry);
             }

@@ -1,5 +1,6 @@
 //! The running daemon: two threads that drain, and the view the exporter prints.
 
+mod discovery;
 mod facts;
 mod held;
 mod owners;
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 use self::held::Held;
 use self::owners::Owners;
 use crate::aggregate::books::Books;
+use crate::aggregate::dump_tier::DumpTier;
+use crate::aggregate::forecast::Forecasts;
 use crate::aggregate::snapshot::{ProbeState, Snapshot, Table};
 use crate::aggregate::watch::Watch;
 use crate::attribute::survey::Survey;
@@ -42,6 +45,8 @@ pub struct Daemon {
     books: Mutex<Books>,
     owners: Mutex<Owners>,
     held: Mutex<Option<Held>>,
+    forecasts: Mutex<Forecasts>,
+    dumps: Mutex<DumpTier>,
     /// What makes the index of owners, and whether the last one was made from everything.
     survey: Mutex<(Survey, bool)>,
     watch: Mutex<Watch>,
@@ -93,6 +98,8 @@ impl Daemon {
             books: Mutex::default(),
             owners: Mutex::default(),
             held: Mutex::default(),
+            forecasts: Mutex::default(),
+            dumps: Mutex::default(),
             survey: Mutex::default(),
             watch: Mutex::default(),
             unloaded,

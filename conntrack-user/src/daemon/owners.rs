@@ -1,5 +1,7 @@
 //! Whose the facts are, and what each owner suffered.
 
+use std::sync::Arc;
+
 use conntrack_common::EventKind;
 use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX, FLAG_REPEATED};
 
@@ -12,7 +14,7 @@ use crate::drain::sources::Withheld;
 /// The index of owners as of now, and the ledger.
 #[derive(Default)]
 pub(super) struct Owners {
-    pub(super) index: Option<OwnerIndex>,
+    pub(super) index: Option<Arc<OwnerIndex>>,
     pub(super) host: Option<u32>,
     pub(super) ledger: Ledger,
 }

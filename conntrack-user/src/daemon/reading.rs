@@ -9,12 +9,14 @@ use conntrack_common::Counter;
 use super::{Daemon, lock, monotonic};
 use crate::aggregate::books::Reading;
 use crate::aggregate::calm::calmest;
-use crate::aggregate::snapshot::Snapshot;
+use crate::aggregate::dump_owners::DumpOwners;
+use crate::aggregate::snapshot::{Owners, Snapshot};
+use crate::attribute::index::OwnerIndex;
 use crate::attribute::ledger::Ledger;
 use crate::attribute::owner::Owner;
 use crate::drain::netns::Namespace;
 use crate::drain::netns_enter::in_namespace;
-use crate::drain::{ctnetlink, netns, presence};
+use crate::drain::{ctnetlink, netns, presence, whole_dump};
 use crate::export::coverage::{ALLOC, CONFIRM, Coverage, FREE};
 use crate::export::labels::table_kind;
 use crate::export::view::{HeldCounts, OwnerCounts, View};
@@ -67,14 +69,16 @@ impl Daemon {
 
     fn read_tables(&self, namespaces: &[Namespace], snapshot: &mut Snapshot) {
         let buckets = presence::buckets(&self.system.procfs).ok();
-        let (mut books, mut held) = (lock(&self.books), lock(&self.held));
-        let mut held = held.as_mut();
+        let index = lock(&self.owners).index.clone();
+        // One reading at a time. What is held is locked for moments only: the facts of the ring wait for it.
+        let mut books = lock(&self.books);
+        let mut forecasts = lock(&self.forecasts);
         let now = Instant::now();
         let coverage = Coverage::of(&snapshot.probes);
         let (mut all_read, mut at_limit) = (true, false);
         for namespace in namespaces {
             // Of the host's table all is told from the start; any other is none before it has had an entry.
-            let (accounts, given_back) = held.as_ref().map_or_else(Default::default, |held| {
+            let (accounts, given_back) = lock(&self.held).as_ref().map_or_else(Default::default, |held| {
                 (held.accounts.of(namespace.inum), held.accounts.given_back(namespace.inum))
             });
             let tally = |told: bool| {
@@ -113,8 +117,11 @@ impl Daemon {
             let reading = Reading { entries, limit, stats, before, after };
             if let Some(mut table) = books.enter(namespace.inum, namespace.host, reading) {
                 table.buckets = buckets.filter(|_| namespace.host);
-                if let (Some(held), Some(sums), Some(accounted)) = (&mut held, &held_now, table.accounted)
-                    && coverage.has(&[ALLOC, FREE])
+                if !coverage.has(&[ALLOC, FREE]) {
+                    table.owners =
+                        index.as_ref().and_then(|index| self.owners_by_dump(index, namespace, now));
+                } else if let (Some(sums), Some(accounted)) = (&held_now, table.accounted)
+                    && let Some(held) = lock(&self.held).as_mut()
                 {
                     table.owners = Some(held.accounts.owners(sums, accounted, now, coverage.has(&[CONFIRM])));
                 }
@@ -123,14 +130,17 @@ impl Daemon {
                     snapshot.honesty.drift_entries =
                         table.accounted.zip(table.entries).map(|(a, e)| a.abs_diff(e.cast_signed()));
                 }
+                forecasts.enter(&mut table, monotonic());
                 snapshot.tables.push(table);
             }
         }
         books.keep_only(namespaces.iter().map(|n| n.inum));
+        forecasts.keep_only(namespaces.iter().map(|n| n.inum));
+        lock(&self.dumps).keep_only(namespaces.iter().map(|n| n.inum));
         if let Some(counters) = &self.counters {
             let alive = |netns| namespaces.iter().any(|n| n.inum == netns);
             counters.retire(alive);
-            if let Some(held) = &mut held {
+            if let Some(held) = lock(&self.held).as_mut() {
                 held.accounts.retire(now, alive, |account| counters.zero_account(account));
                 snapshot.honesty.accounting = held.overflow();
             }
@@ -147,6 +157,20 @@ impl Daemon {
         }
     }
 
+    /// Where the probes that count entries are not attached: who holds them, by the last dump.
+    fn owners_by_dump(&self, index: &OwnerIndex, namespace: &Namespace, now: Instant) -> Option<Owners> {
+        let dump = || {
+            let begun = Instant::now();
+            let fold = || {
+                let begin = || DumpOwners::new(index, namespace.inum);
+                whole_dump::fold(None, begin, DumpOwners::add).map(|(folded, _)| folded.finish())
+            };
+            let read = in_namespace(&namespace.path, namespace.inum, fold);
+            (read.ok().and_then(Result::ok), begun.elapsed())
+        };
+        lock(&self.dumps).owners(namespace.inum, now, dump).cloned()
+    }
+
     /// Makes the index of owners anew when something changed that tells them.
     pub(super) fn index(&self, namespaces: &[Namespace], snapshot: &mut Snapshot) {
         let mut survey = lock(&self.survey);
@@ -158,9 +182,10 @@ impl Daemon {
             if let Some(held) = lock(&self.held).as_mut() {
                 held.tell(&found.index, namespaces);
             }
-            owners.index = Some(found.index);
+            owners.index = Some(Arc::new(found.index));
         }
         snapshot.honesty.collectors.insert("owners", survey.1);
+        self.discovered(&mut survey.0, snapshot);
     }
 }
 

@@ -81,6 +81,17 @@ impl Entry {
     }
 }
 
+/// The original tuple as the probes read it from `struct nf_conntrack_tuple`, byte for byte: what is learnt of an
+/// entry from a dump meets what the probes learn of it later under the same key.
+///
+/// Both are the kernel's own fields: what ctnetlink does not tell (ports of a protocol that conntrack does not know)
+/// is zero in the kernel too (`nf_ct_get_tuple`), and GRE's keys and ICMP's id, type and code lie where ports do.
+#[inline]
+#[must_use]
+pub fn kernel_tuple(entry: &Entry) -> Tuple {
+    entry.orig
+}
+
 /// One direction, and its zone when the kernel names one for this direction alone.
 #[inline]
 fn parse_tuple(attributes: &[u8]) -> Option<(Tuple, Option<u16>)> {
@@ -156,6 +167,9 @@ fn v6(payload: &[u8]) -> Option<[u64; 2]> {
     let low = payload.get(8..)?.first_chunk()?;
     Some([u64::from_ne_bytes(*high), u64::from_ne_bytes(*low)])
 }
+
+#[cfg(test)]
+mod kernel_tuple_tests;
 
 #[cfg(test)]
 pub(super) mod tests {

@@ -20,4 +20,5 @@ pub mod seeds;
 pub mod sources;
 pub mod surroundings;
 pub mod turns;
+pub mod whole_dump;
 pub mod words;

@@ -7,6 +7,7 @@ use crate::aggregate::gaps::{Gap, GapState};
 use crate::aggregate::snapshot::{
     AccountingOverflow, Counted, Forecast, Honesty, KernelStats, ProbeState, ResetCount, Snapshot, Table,
 };
+use crate::attribute::discovery::{Disagreements, Discovery, KINDS, NO_LOGS};
 use crate::attribute::owner::Owner;
 
 pub(crate) fn pod(name: &str) -> Owner {
@@ -100,6 +101,18 @@ pub(crate) fn snapshot() -> Snapshot {
             gap("zones", GapState::Unknown),
         ],
         resets: vec![ResetCount { owner: pod("web-0"), cause: "evicted", confidence: "exact", count: 4 }],
+        discovery: Some(Discovery {
+            kubernetes: "synced",
+            reason: None,
+            last_error: None,
+            stale_seconds: None,
+            api_pods: Some(3),
+            log_pods: 2,
+            disagreements: Some(Disagreements {
+                counts: KINDS.map(|kind| (kind, u64::from(kind == NO_LOGS))).into(),
+                examples: [(NO_LOGS, "shop/cart runs, but has no log directory".to_owned())].into(),
+            }),
+        }),
         honesty: Honesty {
             accounting: AccountingOverflow { unplaced: Some(0), ..AccountingOverflow::default() },
             tables_in_overflow: 0,

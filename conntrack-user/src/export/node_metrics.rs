@@ -42,6 +42,12 @@ fn collector_success(view: &View) -> Vec<Sample> {
     collectors.map(|(name, ok)| Sample::new(&[("collector", name)], flag(*ok))).collect()
 }
 
+fn disagreements(view: &View) -> Vec<Sample> {
+    let found = view.snapshot.discovery.as_ref().and_then(|discovery| discovery.disagreements.as_ref());
+    let counts = found.into_iter().flat_map(|found| &found.counts);
+    counts.map(|(kind, count)| Sample::new(&[("kind", kind)], *count as f64)).collect()
+}
+
 fn build_info(view: &View) -> Vec<Sample> {
     let labels = [("version", env!("CARGO_PKG_VERSION")), ("mode", mode(&view.snapshot))];
     vec![Sample::new(&labels, 1.0)]
@@ -285,6 +291,15 @@ pub const NODE_METRICS: &[Metric] = &[
         samples: Samples::Node(collector_success),
     },
     Metric {
+        name: "conntrack_discovery_disagreements",
+        kind: Gauge,
+        unit: "pods",
+        labels: &["kind=address,name,no_logs,not_in_api"],
+        help: "Pods of which the Kubernetes API and this node say different things: other addresses than in the pod's namespace, another name than its log directory, no log directory while it runs, here but not for the API. `snapshot` and `doctor` name some.",
+        absent: "No API is asked, or it is not in step.",
+        samples: Samples::Node(disagreements),
+    },
+    Metric {
         name: "conntrack_build_info",
         kind: Gauge,
         unit: "always 1",
@@ -307,6 +322,12 @@ mod tests {
     use super::*;
     use crate::aggregate::gaps::gaps;
     use crate::drain::surroundings::Surroundings;
+
+    #[test]
+    fn the_kinds_of_disagreement_are_documented() {
+        let metric = NODE_METRICS.iter().find(|m| m.name == "conntrack_discovery_disagreements").unwrap();
+        assert_eq!(metric.labels, [format!("kind={}", crate::attribute::discovery::KINDS.join(","))]);
+    }
 
     #[test]
     fn the_kinds_of_gaps_are_documented() {

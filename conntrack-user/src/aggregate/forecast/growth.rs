@@ -29,13 +29,15 @@ pub(super) fn growth(series: &Series) -> Option<f64> {
     None
 }
 
-/// Does what comes a second rise steadily, by much more than chance?
+/// Does what comes a second rise steadily, from each block to the next by more than chance? A step does not: it is in
+/// two of them at most.
 pub(super) fn inserts_rise(series: &Series) -> bool {
-    const BLOCK: usize = 30;
-    let Some(rates) = blocks(COMPARED, |n| rate(series, n * BLOCK, BLOCK)) else { return false };
-    let rise = rates[0] - rates[COMPARED - 1];
-    let chance = (rates[0].max(1.0 / BLOCK as f64) / BLOCK as f64).sqrt();
-    rise > 2.0 * CLEAR * chance && steady(&rates)
+    [30, 60].into_iter().any(|block| {
+        let Some(rates) = blocks(COMPARED, |n| rate(series, n * block, block)) else { return false };
+        // Of the difference of two means of counts that come by themselves.
+        let chance = (2.0 * rates[0].max(1.0 / block as f64) / block as f64).sqrt();
+        steady(&rates) && rates.windows(2).all(|pair| pair[0] - pair[1] > CLEAR * chance)
+    })
 }
 
 /// Newest first.

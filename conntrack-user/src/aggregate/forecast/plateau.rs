@@ -11,8 +11,14 @@ const REST: [usize; 2] = [120, 60];
 const STILL: f64 = 0.03;
 /// What a second at rest weighs in the mean.
 const WEIGHT: f64 = 0.05;
-/// Seconds of which the rate of inserts is the median: bursts shorter than half of it do not show in it.
-const RATE_OVER: usize = 31;
+/// What the level may be exceeded by before it is no longer believed, besides chance.
+const BEYOND: f64 = 1.1;
+/// How many times what is usual by chance is certainly none.
+const CERTAIN: f64 = 3.0;
+/// Seconds over which the rate of inserts is taken.
+const RATE_OVER: usize = 32;
+/// The part of them, the highest and as much the lowest, that is left out: bursts shorter than it do not show.
+const LEFT_OUT: usize = 3;
 
 /// What was learnt at rest.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,10 +34,23 @@ impl Plateau {
         self.life = Some(self.life.map_or(life, |known| known + WEIGHT * (life - known)));
     }
 
-    /// The entries at which the table will level off. None: it has not been seen at rest, or nothing comes.
-    pub(super) fn level(&self, series: &Series) -> Option<f64> {
-        Some(self.life? * inserts_now(series)?)
+    /// Where the table will level off. None: it has not been seen at rest, or nothing comes.
+    pub(super) fn level(&self, series: &Series) -> Option<Level> {
+        let (life, rate) = (self.life?, inserts_now(series)?);
+        let entries = life * rate;
+        // The mean of the middle of so many counts scatters a fifth more than that of all.
+        let scatter = 1.2 * life * (rate / RATE_OVER as f64).sqrt();
+        Some(Level { entries, at_most: BEYOND * entries + CERTAIN * (scatter + entries.sqrt()) })
     }
+}
+
+/// Where a table will level off.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Level {
+    /// Entries.
+    pub(super) entries: f64,
+    /// Beyond so many it is no longer believed.
+    pub(super) at_most: f64,
 }
 
 /// Mean life, if the table was at rest for `span` seconds.
@@ -48,10 +67,15 @@ fn at_rest(series: &Series, span: usize) -> Option<f64> {
     (came > 0.0 && growth.abs() <= (STILL * came).max(chance)).then_some(entries / came)
 }
 
-/// What comes a second, bursts aside.
+/// What comes a second, bursts aside: the mean of what is neither high nor low. (The median of small counts is a whole
+/// number, and off by as much as that rounds.)
 fn inserts_now(series: &Series) -> Option<f64> {
     let mut rates: Vec<f64> = (0..RATE_OVER).map_while(|ago| series.inserts(ago)).collect();
-    median(&mut rates).filter(|rate| *rate > 0.0)
+    rates.sort_by(f64::total_cmp);
+    let out = rates.len() / LEFT_OUT;
+    let middle = &rates[out..rates.len() - out];
+    let mean = middle.iter().sum::<f64>() / middle.len() as f64;
+    (mean > 0.0).then_some(mean)
 }
 
 /// The middle value; None of none.

@@ -17,7 +17,7 @@ const REMEMBERED: f64 = 3.0;
 const AT_LEAST: f64 = 300.0;
 const AT_MOST: f64 = 3600.0;
 /// Peaks that climb must be so many.
-const CLIMBING: usize = 4;
+const CLIMBING: usize = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct At {

@@ -252,7 +252,9 @@ pub(super) fn run(shape: Shape, limit: f64, seed: u64) -> Run {
     let mut plan = Plan::of(shape, limit, &mut sim.chance);
     let stops = BEGINS + if shape == Shape::SawTooth { plan.period } else { plan.length } as usize;
     let mut run = Run { limit, points: Vec::new(), full: None, begins: BEGINS, stops };
-    for second in 0..4200_usize {
+    // Those that climb may take long.
+    let longest = if matches!(shape, Shape::LeavingBursts | Shape::ClimbingSawTooth) { 6000 } else { 2400 };
+    for second in 0..longest {
         traffic(&mut sim, plan.base);
         if second >= BEGINS {
             plan.second(&mut sim, (second - BEGINS) as f64);

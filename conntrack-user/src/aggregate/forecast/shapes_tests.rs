@@ -6,8 +6,12 @@ use super::plateau::median;
 use super::shapes::{AT_REST, Run, Shape, run};
 use super::{Estimator, Reading};
 
+/// The first seed. Not among those the estimator was made with, which would flatter it.
+const SEED: u64 = 90_000;
+/// The limit of a small table, where chance makes much of what is seen: printed by itself.
+const SMALL: f64 = 4096.0;
 /// Limits and how many runs of each.
-const SIZES: [(f64, u64); 3] = [(4096.0, 8), (65_536.0, 6), (262_144.0, 1)];
+const SIZES: [(f64, u64); 3] = [(SMALL, 12), (65_536.0, 8), (262_144.0, 1)];
 /// Readings before which nothing is held against it, in seconds.
 const WARM_UP: usize = 60;
 /// A forecast below this is an alarm, in seconds.
@@ -39,7 +43,8 @@ fn said(run: &Run) -> Vec<(usize, Option<f64>)> {
 type Runs = Vec<(Run, Vec<(usize, Option<f64>)>)>;
 
 fn runs(shape: Shape) -> Runs {
-    let runs = SIZES.into_iter().flat_map(|(limit, seeds)| (1..=seeds).map(move |seed| (limit, seed)));
+    let runs =
+        SIZES.into_iter().flat_map(|(limit, seeds)| (SEED..SEED + seeds).map(move |seed| (limit, seed)));
     let runs = runs.map(|(limit, seed)| run(shape, limit, seed));
     runs.map(|run| {
         let said = said(&run);
@@ -51,9 +56,9 @@ fn runs(shape: Shape) -> Runs {
 /// The median error of what is said `ahead` seconds before the table is full, as a part of `ahead`, and in how many of
 /// how many runs nothing was said then, which counts as infinitely wrong. Runs whose shape began less than `known`
 /// seconds before are left out.
-fn errors(runs: &Runs, ahead: usize, known: usize) -> (Option<f64>, usize, usize) {
+fn errors(runs: &Runs, small: bool, ahead: usize, known: usize) -> (Option<f64>, usize, usize) {
     let mut errors = Vec::new();
-    for (run, said) in runs {
+    for (run, said) in runs.iter().filter(|(run, _)| (run.limit <= SMALL) == small) {
         let Some(full) = run.full else { panic!("it never fills the table: the shape is wrong") };
         if full - ahead >= run.begins + known {
             let seconds = said.iter().find(|(second, _)| second + ahead == full).and_then(|said| said.1);
@@ -64,23 +69,26 @@ fn errors(runs: &Runs, ahead: usize, known: usize) -> (Option<f64>, usize, usize
     (median(&mut errors), unforeseen, errors.len())
 }
 
-fn print(shape: Shape, ahead: usize, (median, unforeseen, runs): (Option<f64>, usize, usize)) {
+fn print(shape: Shape, small: bool, ahead: usize, known: usize, runs: &Runs) -> (Option<f64>, usize, usize) {
+    let (median, unforeseen, of) = errors(runs, small, ahead, known);
     let error = match median {
         Some(error) if error.is_finite() => format!("median error {:.1} %", 100.0 * error),
         _ => "no median error".to_owned(),
     };
+    let size = if small { "limit 4,096" } else { "limit 65,536 and 262,144" };
     println!(
-        "figure: forecast {shape:?} {ahead} s ahead: {error}; not foreseen then in {unforeseen} of {runs} runs"
+        "figure: forecast {shape:?}, {size}, {ahead} s ahead: {error}; not foreseen then in {unforeseen} of {of} runs"
     );
+    (median, unforeseen, of)
 }
 
 fn is_foreseen(shape: Shape) {
     let runs = runs(shape);
-    let found = errors(&runs, AHEAD, WARM_UP);
-    print(shape, AHEAD, found);
-    print(shape, 3 * AHEAD, errors(&runs, 3 * AHEAD, WARM_UP));
+    let found = print(shape, false, AHEAD, WARM_UP, &runs);
+    print(shape, false, 3 * AHEAD, WARM_UP, &runs);
+    print(shape, true, AHEAD, WARM_UP, &runs);
     assert!(found.0.is_some_and(|error| error <= ERROR), "{shape:?}: {found:?}");
-    assert!(found.2 >= 10, "{shape:?}: too few runs to tell: {found:?}");
+    assert!(found.2 >= 8, "{shape:?}: too few runs to tell: {found:?}");
 }
 
 /// Seconds of alarm from `from` on, in each run, and how long after `stops` the last was.
@@ -129,8 +137,7 @@ fn a_plateau_is_no_alarm_nor_is_the_way_up_to_it() {
     println!("figure: forecast Plateau: {count} seconds of alarm, the way up included");
     assert_eq!(count, 0);
     // It takes about as long as an entry lives, and slows on the way: nobody can be as sure of it.
-    let above = errors(&runs(Shape::PlateauAbove), AHEAD / 2, WARM_UP / 2);
-    print(Shape::PlateauAbove, AHEAD / 2, above);
+    let above = print(Shape::PlateauAbove, false, AHEAD / 2, WARM_UP / 2, &runs(Shape::PlateauAbove));
     assert!(above.1 * 4 <= above.2, "one above the limit is foreseen in most runs: {above:?}");
 }
 

@@ -96,6 +96,11 @@ fn what_only_looks_like_a_pod() {
         "/user.slice/user-1000.slice/user@1000.service/kubepods/podUID/x",
         "/../../../user.slice/user-1000.slice/user@1000.service/kubepods-podUID_SLICE.slice/x",
         "/system.slice/evil.service/podUID/x",
+        "/system.slice/evil.service/kubepods/podUID/x",
+        "/system.slice/evil.service/kubepods.slice/kubepods-podUID_SLICE.slice/x",
+        "/system.slice/run-r1.scope/kubepods/burstable/podUID/x",
+        "/system.slice/evil.service/kubepods-podUID_SLICE.slice:cri-containerd:x",
+        "/system.slice/evil.service/containerd.service/kubepods/podUID/x",
         "/podUID/x",
         "/burstable/podUID/x",
         "/kubepods/burstable/pod0a1b2c3d/x",
@@ -131,6 +136,28 @@ fn containers() {
     check("/system.slice/nerdctl-ID.scope", &container_at("containerd", "/system.slice/nerdctl-ID.scope"));
     check("/system.slice/crio-ID.scope", &container_at("crio", "/system.slice/crio-ID.scope"));
     check("/docker/abc", &service_at("/docker/abc"));
+    check("/ci/ID/init.scope", &container_at("unknown", "/ci/ID"));
+}
+
+#[test]
+fn containers_that_share_a_network_are_one() {
+    let pod = "/machine.slice/machine-libpod_pod_ID.slice";
+    check(&format!("{pod}/libpod-{STATIC}{STATIC}.scope/container"), &container_at("podman", pod));
+    check(&format!("{pod}/libpod-conmon-{STATIC}{STATIC}.scope"), &container_at("podman", pod));
+    check(
+        &format!("/libpod_parent/ID/libpod-{STATIC}{STATIC}"),
+        &container_at("podman", "/libpod_parent/ID"),
+    );
+}
+
+#[test]
+fn a_system_in_a_container_is_one() {
+    let whole =
+        Workload::Container { runtime: "lxc", id: "web".to_owned(), path: b"/lxc.payload.web".to_vec() };
+    check("/lxc.payload.web/init.scope", &whole);
+    check("/lxc.payload.web/system.slice/nginx.service", &whole);
+    check("/lxc.monitor.web", &service_at("/lxc.monitor.web"));
+    check("/docker/ID/system.slice/nginx.service", &container_at("docker", "/docker/ID"));
 }
 
 #[test]
@@ -150,8 +177,11 @@ fn services_and_the_root() {
 #[test]
 fn names_that_are_not_utf8_stay_distinct() {
     assert_eq!(classify(b"/a\xff\xfe"), Workload::Service { path: b"/a\xff\xfe".to_vec() });
-    assert_eq!(printable(b"/a\xff\xc3\xa9"), "/a\\xff\u{e9}");
+    assert_eq!(printable(b"/a\xff\xc3\xa9"), "/a\u{fffd}ff\u{e9}");
     assert_ne!(printable(b"/a\xff"), printable(b"/a\xfe"));
+    assert_eq!(printable(br"/system-serial\x2dgetty.slice"), r"/system-serial\x2dgetty.slice");
+    assert_eq!(printable(b"/a\x1b[2J\n"), "/a\u{fffd}1b[2J\u{fffd}0a");
+    assert_ne!(printable("/a\u{fffd}ff".as_bytes()), printable(b"/a\xff"));
 }
 
 /// Numerical Recipes' generator: the same inputs on every run.

@@ -1,0 +1,197 @@
+//! The loop: a list, a watch from there on, and when something goes wrong, a pause and again.
+
+use std::time::{Duration, Instant};
+
+use super::backoff;
+pub use super::client::Patience;
+use super::client::{Connection, From, Next};
+use super::directory::{Pod, TOMBSTONE};
+use super::failure::{Failure, FailureKind};
+use super::handle::ApiHandle;
+use super::settings::Plan;
+use super::wire::Change;
+
+/// Pods asked for at a time.
+const PAGE: u32 = 500;
+/// Pods kept: twenty times what a node is made for.
+const MAX_PODS: usize = 10_000;
+
+/// How long things take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How long to wait for the server.
+    pub patience: Patience,
+    /// The first pause after a failure.
+    pub floor: Duration,
+    /// The longest pause after a failure.
+    pub ceiling: Duration,
+    /// The longest pause after a watch that the server ended too soon.
+    pub short_watch: Duration,
+    /// A watch that lasts so long wipes out the failures before it.
+    pub healthy: Duration,
+    /// How long a pod that went keeps its name.
+    pub tombstone: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            patience: Patience::default(),
+            floor: Duration::from_millis(500),
+            ceiling: Duration::from_secs(30),
+            short_watch: Duration::from_secs(5),
+            healthy: Duration::from_secs(10),
+            tombstone: TOMBSTONE,
+        }
+    }
+}
+
+/// Where the loop is.
+pub(super) struct Watch {
+    plan: Plan,
+    timing: Timing,
+    handle: ApiHandle,
+    /// Up to where all is known. None: nothing yet.
+    known: Option<String>,
+    /// Make a list before the next watch?
+    list: bool,
+    /// Must the list be of now, whatever that costs the server?
+    now: bool,
+    /// Pods asked for at a time; fewer once that was too much.
+    page: u32,
+    /// In a row.
+    failures: u32,
+}
+
+impl Watch {
+    pub(super) fn new(plan: Plan, timing: Timing, handle: ApiHandle) -> Self {
+        Self { plan, timing, handle, known: None, list: true, now: false, page: PAGE, failures: 0 }
+    }
+
+    /// Never ends by itself.
+    pub(super) async fn run(mut self) {
+        let _told = ToldWhenOver(self.handle.clone());
+        loop {
+            let mut opened = None;
+            let ended = self.turn(&mut opened).await;
+            let lasted = opened.map_or(Duration::ZERO, |at: Instant| at.elapsed());
+            if lasted >= self.timing.healthy {
+                self.failures = 0;
+            }
+            let pause = match ended {
+                Ok(()) if lasted >= self.timing.healthy => self.timing.floor.mul_f64(backoff::random()),
+                Ok(()) => self.pause(self.timing.short_watch, None),
+                Err(failure) => {
+                    self.failed(&failure);
+                    self.pause(self.timing.ceiling, failure.pause)
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// A list, and a watch only to see whether it is allowed.
+    pub(super) async fn once(mut self) {
+        let connection = Connection::open(&self.plan, self.timing.patience).await;
+        let asked = async {
+            let connection = connection?;
+            self.fill(&connection).await?;
+            connection.watch(self.known.as_deref().unwrap_or_default()).await.map(drop)
+        };
+        if let Err(failure) = asked.await {
+            self.handle.failed(&failure);
+        }
+    }
+
+    fn pause(&mut self, ceiling: Duration, asked: Option<Duration>) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let delay = backoff::delay(self.failures, self.timing.floor, ceiling, backoff::random());
+        backoff::at_least(delay, asked, backoff::random())
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        self.list = true;
+        match failure.kind {
+            // A list that goes on from what we had, or from the server's memory, would fail again.
+            FailureKind::Gone => self.now = true,
+            // From its memory a server gives all at once, whatever the limit.
+            FailureKind::TooLarge => (self.now, self.page) = (true, (self.page / 2).max(1)),
+            FailureKind::Forbidden | FailureKind::Other => {}
+        }
+        self.handle.failed(failure);
+    }
+
+    /// A list if one is due, and a watch to its end; `opened` is when that was.
+    async fn turn(&mut self, opened: &mut Option<Instant>) -> Result<(), Failure> {
+        let connection = Connection::open(&self.plan, self.timing.patience).await?;
+        if self.list {
+            self.fill(&connection).await?;
+        }
+        let mut changes = connection.watch(self.known.as_deref().unwrap_or_default()).await?;
+        *opened = Some(Instant::now());
+        self.handle.alive();
+        loop {
+            match changes.next().await? {
+                Next::End | Next::Silence => return Ok(()),
+                Next::Change(Change::Error(code, message), _) => {
+                    return Err(Failure::status(code, &message, None));
+                }
+                Next::Change(change, upto) => {
+                    self.apply(change);
+                    self.known = upto.or(self.known.take());
+                }
+            }
+        }
+    }
+
+    fn apply(&self, change: Change) {
+        match change {
+            Change::Put(Some(pod)) => self.handle.heard(|directory| {
+                if directory.by_uid(&pod.name.uid).is_some() || directory.names().count() < MAX_PODS {
+                    directory.put(pod);
+                }
+            }),
+            Change::Gone(Some(uid)) => self.handle.heard(|directory| directory.bury(&uid, Instant::now())),
+            _ => self.handle.alive(),
+        }
+    }
+
+    /// Puts a whole list in the place of what was known.
+    async fn fill(&mut self, connection: &Connection) -> Result<(), Failure> {
+        let mut from = match &self.known {
+            _ if self.now => From::Now,
+            Some(version) => From::NotOlder(version.clone()),
+            None => From::NotOlder("0".to_owned()),
+        };
+        let mut pods: Vec<Pod> = Vec::new();
+        let version = loop {
+            let page = connection.page(self.page, &from).await?;
+            pods.extend(page.pods);
+            match page.next {
+                None => break page.resource_version,
+                Some(next) if From::Page(next.clone()) == from => {
+                    return Err(Failure::nonsense("a list whose page is followed by itself"));
+                }
+                Some(_) if pods.len() > MAX_PODS => {
+                    return Err(Failure::nonsense(&format!("more than {MAX_PODS} pods on one node")));
+                }
+                Some(next) => from = From::Page(next),
+            }
+        };
+        if pods.len() > MAX_PODS {
+            return Err(Failure::nonsense(&format!("more than {MAX_PODS} pods on one node")));
+        }
+        self.handle.heard(|directory| directory.replace(pods, Instant::now()));
+        (self.known, self.list, self.now) = (Some(version), false, false);
+        Ok(())
+    }
+}
+
+/// Should the watch ever end, what it left is not true for long.
+struct ToldWhenOver(ApiHandle);
+
+impl Drop for ToldWhenOver {
+    fn drop(&mut self) {
+        self.0.failed(&Failure::other("the watch over the API server has ended"));
+    }
+}
