@@ -19,6 +19,8 @@ use crate::options::size_or;
 
 mod tasks;
 
+use tasks::Crowd;
+
 const LOG: &str = "/tmp/conntrack-pressure.log";
 /// So many buckets for so few entries that a new one finds room by an eviction, or does not, about as often.
 const LIMIT: u64 = 8_192;
@@ -40,7 +42,18 @@ impl Counts {
     }
 }
 
+/// One task that is preempted, and some that preempt it: no run of both programs of a pair can be skipped at once.
 pub(crate) fn test() -> anyhow::Result<()> {
+    scene(Crowd { senders: 1, connectors: 0, hogs: 2 }, false)
+}
+
+/// A dozen tasks, each of which can be suspended in a program. With one in each of a pair, a third loses both: the
+/// daemon must say how much that can have been.
+pub(crate) fn crowd() -> anyhow::Result<()> {
+    scene(Crowd { senders: 6, connectors: 2, hogs: 2 }, true)
+}
+
+fn scene(crowd: Crowd, may_miss: bool) -> anyhow::Result<()> {
     kernel::load()?;
     let host = Netns::host()?;
     let quiet = Netns::create("quiet")?;
@@ -55,7 +68,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
 
     let stop = AtomicBool::new(false);
     let (sends, connects) = std::thread::scope(|scope| {
-        let tasks = tasks::start(scope, &stop, &quiet);
+        let tasks = tasks::start(scope, &stop, &quiet, crowd);
         std::thread::sleep(Duration::from_secs(size_or(SECONDS)));
         stop.store(true, Ordering::Relaxed);
         tasks.end()
@@ -94,13 +107,19 @@ pub(crate) fn test() -> anyhow::Result<()> {
         sum(&missed)
     );
     let balance = [must_balance(&mut daemon, &host, "host"), must_balance(&mut daemon, &quiet, "netns")];
+    let spare = if may_miss { sum(&missed) } else { 0 };
     for (what, wanted, found) in rows {
-        ensure!(wanted == found, "{what}: {wanted}, {found}");
+        ensure!(
+            wanted.abs_diff(found) <= spare,
+            "{what}: {wanted}, {found}; at most {spare} were to be missed"
+        );
     }
-    for balanced in balance {
-        balanced?;
+    if !may_miss {
+        for balanced in balance {
+            balanced?;
+        }
     }
-    ensure!(sends.refused > 1_000 && connects > 500, "too little came through to show anything");
+    ensure!(sends.refused > 500 && connects > 500, "too little came through to show anything");
     ensure!(
         !preempts() || forced().contains(&"kprobe") || sum(&caught) > 0,
         "the kernel skipped no run of a program: this shows nothing"
