@@ -129,6 +129,13 @@ pub(crate) fn ct_netns(ct: u64) -> u32 {
     netns(member(ct, offsets().ct_net()).unwrap_or(0))
 }
 
+/// Tells an entry from an earlier one at the same address: of its original tuple, all but the source address.
+#[inline(always)]
+pub(crate) fn ct_life(ct: u64) -> u64 {
+    let [first, second, third]: [u64; 3] = read(ct + offsets().ct_orig() as u64 + 16).unwrap_or_default();
+    first ^ second.rotate_left(21) ^ third.rotate_left(42)
+}
+
 /// `nf_conn.status`.
 #[inline(always)]
 pub(crate) fn ct_status(ct: u64) -> u32 {

@@ -31,19 +31,21 @@ impl Turn {
         Self { me: 2, probe }
     }
 
-    /// Whether this call's work is this program's to do, by the sign that the other left, or not, under `key`.
+    /// Whether this call's work is this program's to do, by the sign that the other left, or not, under `key`. `call`
+    /// tells this call from the last that left one there: its sign may be there still, if the other was skipped.
     #[inline(always)]
-    pub(crate) fn is_mine(self, key: u64) -> bool {
+    pub(crate) fn is_mine(self, key: u64, call: impl FnOnce() -> u64) -> bool {
         if self.me == 0 {
             return true;
         }
-        // A sign of one's own is old: the other was skipped then.
+        let call = call() << 2;
+        let sign = |number: u64| call | number;
         // SAFETY: only this call, on this stack, uses the key.
-        if unsafe { SIGNS.get(key) }.is_some_and(|sign| *sign != self.me) {
+        if unsafe { SIGNS.get(key) }.is_some_and(|found| *found == sign(3 - self.me)) {
             let _: Result<(), i32> = SIGNS.remove(key);
             return false;
         }
-        let _: Result<(), i32> = SIGNS.insert(key, self.me, BPF_ANY.into());
+        let _: Result<(), i32> = SIGNS.insert(key, sign(self.me), BPF_ANY.into());
         self.does_the_work();
         true
     }

@@ -28,6 +28,24 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("forwarded by kprobe", &["forwarded", "--mechanism", "kprobe"], SMOKE),
     suite("forwarded-node", &["forwarded-node"], FULL),
     suite("owners", &["owners"], FULL),
+    suite("whose", &["whose"], FULL),
+    suite("whose by kprobe", &["whose", "--mechanism", "kprobe"], MATRIX_ONLY),
+    suite("balance", &["balance"], MATRIX_ONLY),
+    suite("balance by kprobe", &["balance", "--mechanism", "kprobe"], MATRIX_ONLY),
+    suite("restart", &["restart", "--size", "20000"], MATRIX_ONLY),
+    suite("restart by kprobe", &["restart", "--size", "20000", "--mechanism", "kprobe"], MATRIX_ONLY),
+    suite("restart of 100,000", &["restart", "--size", "100000"], MATRIX_ONLY),
+    suite("moved", &["moved"], MATRIX_ONLY),
+    suite("moved by kprobe", &["moved", "--mechanism", "kprobe"], MATRIX_ONLY),
+    suite("passing", &["passing", "--size", "200"], MATRIX_ONLY),
+    suite("passing of 1,000", &["passing", "--size", "1000"], MATRIX_ONLY),
+    suite("culprit", &["culprit"], FULL),
+    suite("culprit by kprobe", &["culprit", "--mechanism", "kprobe"], MATRIX_ONLY),
+    suite("many", &["many", "--size", "150"], MATRIX_ONLY),
+    suite("many of 500", &["many", "--size", "500"], MATRIX_ONLY),
+    suite("preempted", &["preempted"], MATRIX_ONLY),
+    suite("preempted by kprobe", &["preempted", "--mechanism", "kprobe"], MATRIX_ONLY),
+    suite("preempted by a crowd", &["preempted-crowd"], MATRIX_ONLY),
     suite("protocols", &["protocols"], FULL),
     suite("protocols by kprobe", &["protocols", "--mechanism", "kprobe"], FULL),
     suite("evictions", &["evictions"], FULL),
@@ -45,8 +63,6 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("absent", &["absent"], FULL),
     suite("ends", &["ends"], FULL),
     suite("usage", &["usage"], FULL),
-    suite("whose", &["whose"], FULL),
-    suite("culprit", &["culprit"], FULL),
 ];
 
 /// The suite whose figures say what attached: docs/kernels.md is made from them.
@@ -56,6 +72,9 @@ pub(crate) const ATTACH: &str = "attach";
 const FULL: &[&str] = &["6.12"];
 /// And those at both ends, for what matters most.
 const SMOKE: &[&str] = &["6.12", "5.10", "newest"];
+
+/// Too long for `test`: `matrix` runs it.
+const MATRIX_ONLY: &[&str] = &[];
 
 const fn suite(name: &'static str, args: &'static [&'static str], test_on: &'static [&'static str]) -> Suite {
     Suite { name, args, test_on, timeout: Duration::from_secs(600) }

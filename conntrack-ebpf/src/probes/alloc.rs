@@ -111,7 +111,7 @@ pub(super) fn returned<R: Reader, P: Places>(
         return allocated::<R, P>(turn, call, ret);
     }
     let position = position();
-    if !turn.is_mine(position) {
+    if !turn.is_mine(position, || call.hash.into()) {
         return;
     }
     let netns = netns_by::<R>(call.net);
@@ -138,7 +138,7 @@ pub(super) fn allocated<R: Reader, P: Places>(turn: Turn, call: Call, ct: u64) {
         // It was freed, and both programs were skipped.
         Placed::Over(before) => add(Accounts(before).owner(), Column::Frees),
         Placed::Nowhere => {
-            if !turn.is_mine(ct) {
+            if !turn.is_mine(ct, || call.hash.into()) {
                 return;
             }
             owner = slot(netns_by::<R>(call.net));

@@ -189,7 +189,7 @@ fn evicting<R: Reader>(position: impl FnOnce() -> u64, ct: u64) -> Option<u32> {
 #[inline(always)]
 fn evicted(turn: Turn, ct: u64, kind: u32) {
     // No other sign has this key: the slab aligns entries.
-    if !turn.is_mine(ct | 2) {
+    if !turn.is_mine(ct | 2, || kernel::ct_life(ct)) {
         return;
     }
     let netns = kernel::ct_netns(ct);

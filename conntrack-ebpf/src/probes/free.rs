@@ -13,7 +13,7 @@ use super::scalar;
 use crate::{
     account::{Accounts, Column, add},
     directory::take_seed,
-    kernel::{self, ct_netns},
+    kernel::{self, ct_life, ct_netns},
     maps::offsets,
     place::{ByBucket, ByHash, Places, Taken},
     table::slot,
@@ -57,7 +57,7 @@ pub(super) fn freed<P: Places>(turn: Turn, ct: u64) {
         }
         Taken::Already => turn.other_was_first(),
         Taken::Unplaced => {
-            if turn.is_mine(ct) {
+            if turn.is_mine(ct, || ct_life(ct)) {
                 unplaced(ct);
             }
         }

@@ -169,7 +169,7 @@ fn inserted<R: Reader, P: Places>(turn: Turn, skb: u64, ct: u64) {
         }
         Confirmed::Before => {}
         Confirmed::Unplaced => {
-            if turn.is_mine(ct | 1) {
+            if turn.is_mine(ct | 1, || kernel::ct_life(ct)) {
                 add(slot(ct_netns(ct)), Column::Inserts);
             }
         }
@@ -179,7 +179,7 @@ fn inserted<R: Reader, P: Places>(turn: Turn, skb: u64, ct: u64) {
 /// `position` tells this call from others under way.
 #[inline(always)]
 fn failed(turn: Turn, skb: u64, ct: u64, position: impl FnOnce() -> u64) {
-    if !turn.is_mine(position() | 1) {
+    if !turn.is_mine(position() | 1, || ct >> 6) {
         return;
     }
     if CLASH_MARKS.get_ptr(skb).is_some() {

@@ -67,6 +67,12 @@ impl Books {
         })
     }
 
+    /// Does the namespace have a table, that is, has it had an entry?
+    #[must_use]
+    pub fn has(&self, netns: u32) -> bool {
+        self.tables.contains_key(&netns)
+    }
+
     /// Forgets namespaces that are gone.
     pub fn keep_only(&mut self, live: impl Iterator<Item = u32>) {
         let live: BTreeSet<u32> = live.collect();

@@ -154,6 +154,12 @@ impl OwnerIndex {
         self.namespaces.values().chain(self.cgroups.iter().map(|(_, owner)| owner))
     }
 
+    /// Is the namespace the host's, a pod's or a container's?
+    #[must_use]
+    pub fn is_somebodys(&self, netns: u32) -> bool {
+        matches!(self.owner_of_netns(netns), Owner::Host | Owner::Pod { .. } | Owner::Cgroup { .. })
+    }
+
     /// Name of a device. None: not known, or not of the host's namespace.
     #[must_use]
     pub fn device(&self, netns: u32, ifindex: u32) -> Option<&str> {

@@ -13,16 +13,28 @@ use crate::drain::directory::Told;
 use crate::drain::seeds::Seeded;
 
 /// cgroups told at most, so that they leave room for addresses.
-const MAX_CGROUPS: usize = 2_048;
+const MAX_CGROUPS: usize = 1_024;
+/// Keys beyond which only the node's table and its tenants' are told of: each further one takes as many keys as there
+/// are addresses, and an account for each of their owners.
+const ROOM: usize = 3_072;
 
 /// What to tell of these tables. `account` gives an owner's account in a table; without one it is not told.
+///
+/// Of the node's table all is told, and of a pod's or container's that it is its. Any other is told of in the order
+/// given while there is [`ROOM`]; of what is not told, entries are nobody's known.
 pub fn telling(
     index: &OwnerIndex,
     tables: impl Iterator<Item = u32>,
     mut account: impl FnMut(u32, &Owner) -> Option<u32>,
 ) -> Told {
     let mut told = Told::new();
-    for netns in tables {
+    let addresses = index.addresses().count();
+    let tables: Vec<u32> = tables.collect();
+    let (first, others): (Vec<_>, Vec<_>) = tables.into_iter().partition(|netns| index.is_somebodys(*netns));
+    for netns in first.into_iter().chain(others) {
+        if !index.is_somebodys(netns) && told.len() + addresses > ROOM {
+            continue;
+        }
         let mut tell = |key: DirectoryKey, owner: &Owner, flags: u64| {
             if let Some(account) = account(netns, owner) {
                 told.insert(key, u64::from(account + 1) | flags);
@@ -179,6 +191,15 @@ mod tests {
         let service = Owner::Cgroup { cgroup: "/system.slice/proxy.service".into() };
         assert_eq!(told[&cgroup_key(HOST, 77)], value(&service, 0));
         assert!(!told.contains_key(&cgroup_key(HOST, 78)));
+    }
+
+    #[test]
+    fn namespaces_of_nobody_are_told_of_while_there_is_room() {
+        let strangers = 1_000..2_000;
+        let told = telling(&index(true), strangers.chain([HOST, POD]), |_, _| Some(7));
+        assert!(told.len() <= ROOM + 10, "{} keys", told.len());
+        assert!(told.contains_key(&table_key(HOST)) && told.contains_key(&table_key(POD)));
+        assert!(told.contains_key(&table_key(1_000)) && !told.contains_key(&table_key(1_999)));
     }
 
     #[test]

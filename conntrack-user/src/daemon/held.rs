@@ -30,12 +30,11 @@ impl Held {
         Self { accounts: Accounts::default(), directory, seeds, untold: 0, unseeded: 0 }
     }
 
-    /// Tells the probes of the owners in these namespaces' tables.
-    pub(super) fn tell(&mut self, index: &OwnerIndex, namespaces: &[Namespace]) {
+    /// Tells the probes of the owners in these namespaces' tables, as far as there is room in this order.
+    pub(super) fn tell(&mut self, index: &OwnerIndex, namespaces: impl Iterator<Item = u32>) {
         self.accounts.ask_anew();
         let accounts = &mut self.accounts;
-        let tables = namespaces.iter().map(|namespace| namespace.inum);
-        let told = telling(index, tables, |netns, owner| accounts.account(netns, owner));
+        let told = telling(index, namespaces, |netns, owner| accounts.account(netns, owner));
         self.untold = self.directory.tell(&told) as u64;
     }
 

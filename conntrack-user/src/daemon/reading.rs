@@ -173,6 +173,11 @@ impl Daemon {
 
     /// Makes the index of owners anew when something changed that tells them.
     pub(super) fn index(&self, namespaces: &[Namespace], snapshot: &mut Snapshot) {
+        // Those that have entries first.
+        let mut tables: Vec<u32> = namespaces.iter().map(|n| n.inum).collect();
+        let books = lock(&self.books);
+        tables.sort_by_key(|netns| !books.has(*netns));
+        drop(books);
         let mut survey = lock(&self.survey);
         let found = survey.0.index(&self.system, namespaces, Instant::now());
         if let Some(found) = found {
@@ -180,7 +185,7 @@ impl Daemon {
             let mut owners = lock(&self.owners);
             owners.host = namespaces.iter().find(|n| n.host).map(|n| n.inum);
             if let Some(held) = lock(&self.held).as_mut() {
-                held.tell(&found.index, namespaces);
+                held.tell(&found.index, tables.into_iter());
             }
             owners.index = Some(Arc::new(found.index));
         }

@@ -58,6 +58,7 @@ pub struct Exporter {
     tables_admitted: Admission<TableLabels>,
     detailed: Admission<TableLabels>,
     owners_admitted: Admission<OwnerLabels>,
+    elsewhere_admitted: Admission<OwnerKey>,
     tables: Book<TableLabels, u32>,
     node: Book<Node, u32>,
     owners: Book<OwnerKey, (&'static str, Owner)>,
@@ -70,7 +71,8 @@ pub struct Exporter {
 type Members<'a> = BTreeMap<TableLabels, Vec<&'a Table>>;
 
 impl Exporter {
-    /// With series of their own for at most `max_pods` pods and cgroups, and a quarter as many tables.
+    /// With series of their own for at most `max_pods` pods and cgroups, a quarter as many tables, and an eighth as
+    /// many pods and cgroups in tables other than the host's: there the table's own series tell the same.
     /// `process`: print what the process itself uses?
     #[must_use]
     pub fn new(max_pods: usize, process: bool) -> Self {
@@ -79,6 +81,7 @@ impl Exporter {
             tables_admitted: Admission::new(max_pods / 4),
             detailed: Admission::new(DETAILED_TABLES.min(max_pods / 4)),
             owners_admitted: Admission::new(max_pods),
+            elsewhere_admitted: Admission::new(max_pods / 8),
             tables: Book::default(),
             node: Book::default(),
             owners: Book::default(),
@@ -140,9 +143,18 @@ impl Exporter {
             seen.insert(own.clone());
             if self.owners_admitted.admits(&own) { own } else { own.rest() }
         };
+        let mut elsewhere = BTreeSet::new();
+        let mut admitted_to = |table: &'static str, owner: &Owner| {
+            if table == "host" {
+                return (table, admitted(owner));
+            }
+            let own = (table, owner_labels(owner));
+            elsewhere.insert(own.clone());
+            if self.elsewhere_admitted.admits(&own) { own } else { (table, own.1.rest()) }
+        };
         let owners = view.owners.iter().map(|o| Reading {
             member: (o.table, o.owner.clone()),
-            labels: (o.table, admitted(&o.owner)),
+            labels: admitted_to(o.table, &o.owner),
             counters: vec![Some(o.drops), Some(o.evictions), o.held.and_then(|held| held.inserts)],
         });
         let owners: Vec<_> = owners.collect();
@@ -166,6 +178,8 @@ impl Exporter {
             .collect();
         self.owners.update(&owners);
         self.resets.update(&resets);
+        let keys: BTreeSet<&OwnerKey> = self.owners.sums().map(|(l, _)| l).collect();
+        self.elsewhere_admitted.retain(|l| elsewhere.contains(l) || keys.contains(l));
         let printed: BTreeSet<&OwnerLabels> =
             self.owners.sums().map(|(l, _)| &l.1).chain(self.resets.sums().map(|(l, _)| &l.0)).collect();
         self.owners_admitted.retain(|l| seen.contains(l) || printed.contains(l));

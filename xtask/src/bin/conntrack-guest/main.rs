@@ -61,6 +61,7 @@ const COMMANDS: &[Command] = &[
     ("culprit", culprit::test),
     ("many", many::test),
     ("preempted", preempted::test),
+    ("preempted-crowd", preempted::crowd),
     ("agent", agent::run),
 ];
 

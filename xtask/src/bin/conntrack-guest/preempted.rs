@@ -19,8 +19,12 @@ use crate::options::size_or;
 
 mod tasks;
 
+use tasks::Crowd;
+
 const LOG: &str = "/tmp/conntrack-pressure.log";
+/// So many buckets for so few entries that a new one finds room by an eviction, or does not, about as often.
 const LIMIT: u64 = 8_192;
+const BUCKETS: u64 = 262_144;
 /// How long they run, in seconds, unless told otherwise.
 const SECONDS: u64 = 8;
 const TRACKED: &str =
@@ -38,7 +42,18 @@ impl Counts {
     }
 }
 
+/// One task that is preempted, and some that preempt it: no run of both programs of a pair can be skipped at once.
 pub(crate) fn test() -> anyhow::Result<()> {
+    scene(Crowd { senders: 1, connectors: 0, hogs: 2 }, false)
+}
+
+/// A dozen tasks, each of which can be suspended in a program. With one in each of a pair, a third loses both: the
+/// daemon must say how much that can have been.
+pub(crate) fn crowd() -> anyhow::Result<()> {
+    scene(Crowd { senders: 6, connectors: 2, hogs: 2 }, true)
+}
+
+fn scene(crowd: Crowd, may_miss: bool) -> anyhow::Result<()> {
     kernel::load()?;
     let host = Netns::host()?;
     let quiet = Netns::create("quiet")?;
@@ -47,13 +62,13 @@ pub(crate) fn test() -> anyhow::Result<()> {
     nft::load(&quiet, TRACKED)?;
     kernel::set(&host, "udp_timeout", 600)?;
     kernel::set(&quiet, "tcp_timeout_close", 1)?;
-    kernel::set_size(LIMIT, None)?;
+    kernel::set_size(LIMIT, Some(BUCKETS))?;
     let mut daemon = Daemon::start(LOG, "alloc")?;
     let before = Counts::now(&mut daemon, &host)?;
 
     let stop = AtomicBool::new(false);
     let (sends, connects) = std::thread::scope(|scope| {
-        let tasks = tasks::start(scope, &stop, &quiet);
+        let tasks = tasks::start(scope, &stop, &quiet, crowd);
         std::thread::sleep(Duration::from_secs(size_or(SECONDS)));
         stop.store(true, Ordering::Relaxed);
         tasks.end()
@@ -71,26 +86,40 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let by_owner: i64 = Holdings::read(&after.page)?.0.values().map(|held| held.drops).sum();
     let (caught, missed) = (skipped(&after.page, "caught"), skipped(&after.page, "missed"));
     println!("figure: preempted: the kernel's preemption: {}", preemption());
-    println!(
-        "figure: preempted: EPERM {}, kernel drop {}, counted {counted}, by owner {by_owner}; datagrams taken {}, \
-         inserts {inserts}; connections {connects}, inserts {streams}",
-        sends.refused,
-        kernel.of("drop")?,
-        sends.taken,
-    );
+    let evicted = |netns| -> anyhow::Result<u64> {
+        let of = |page: &str| figure(page, netns, "conntrack_evictions_total", Some(("cause", "early_drop")));
+        Ok((of(&after.page)? - of(&before.page).unwrap_or_default()).cast_unsigned())
+    };
+    let rows = [
+        ("refusals: EPERM at senders, the kernel's drop", sends.refused, kernel.of("drop")?),
+        ("refusals: EPERM at senders, counted", sends.refused, counted),
+        ("refusals: EPERM at senders, summed over owners", sends.refused, by_owner.cast_unsigned()),
+        ("evictions: the kernel's early_drop, counted", kernel.of("early_drop")?, evicted(&host)?),
+        ("inserts: datagrams taken, counted", sends.taken, inserts),
+        ("inserts: connections made, counted", connects, streams),
+    ];
+    for (what, wanted, found) in rows {
+        println!("figure: preempted: {what}: {wanted}, {found}");
+    }
     println!(
         "figure: preempted: runs skipped and made good by the twin {} {caught:?}, at most missed {} {missed:?}",
         sum(&caught),
         sum(&missed)
     );
-    ensure!(sends.refused > 1_000 && connects > 500, "too little came through to show anything");
-    ensure!(kernel.of("drop")? == sends.refused, "the kernel's drop statistic is not the refused sends");
-    ensure!(counted == sends.refused, "{counted} refusals counted");
-    ensure!(by_owner.cast_unsigned() == sends.refused, "{by_owner} refusals by owner");
-    ensure!(inserts == sends.taken, "{inserts} inserts by datagrams");
-    ensure!(streams == connects, "{streams} inserts by connections");
-    must_balance(&mut daemon, &host, "host")?;
-    must_balance(&mut daemon, &quiet, "netns")?;
+    let balance = [must_balance(&mut daemon, &host, "host"), must_balance(&mut daemon, &quiet, "netns")];
+    let spare = if may_miss { sum(&missed) } else { 0 };
+    for (what, wanted, found) in rows {
+        ensure!(
+            wanted.abs_diff(found) <= spare,
+            "{what}: {wanted}, {found}; at most {spare} were to be missed"
+        );
+    }
+    if !may_miss {
+        for balanced in balance {
+            balanced?;
+        }
+    }
+    ensure!(sends.refused > 500 && connects > 500, "too little came through to show anything");
     ensure!(
         !preempts() || forced().contains(&"kprobe") || sum(&caught) > 0,
         "the kernel skipped no run of a program: this shows nothing"

@@ -14,9 +14,17 @@ use super::Done;
 use crate::lab::connect::{Sends, tcp_within};
 use crate::lab::netns::Netns;
 
-const SENDERS: u8 = 6;
-const CONNECTORS: u8 = 2;
-const HOGS: u8 = 2;
+/// Tasks as the scheduler likes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Crowd {
+    /// Send datagrams.
+    pub(super) senders: u8,
+    /// Open and close connections.
+    pub(super) connectors: u8,
+    /// Only use the processor.
+    pub(super) hogs: u8,
+}
+
 /// Sleep of each of the tasks that preempt. They differ, so that each meets the others at ever other moments.
 const PREEMPTING: [Duration; 3] =
     [Duration::from_micros(211), Duration::from_micros(307), Duration::from_micros(419)];
@@ -30,13 +38,15 @@ pub(super) struct Tasks<'scope> {
     hogs: Vec<ScopedJoinHandle<'scope, anyhow::Result<()>>>,
 }
 
-/// Starts all of them, on processor 0.
+/// Starts all of them, on processor 0, and beside them some that preempt: as many senders as have a sleep, and one
+/// that opens connections.
 pub(super) fn start<'scope>(
     scope: &'scope Scope<'scope, '_>,
     stop: &'scope AtomicBool,
     quiet: &'scope Netns,
+    crowd: Crowd,
 ) -> Tasks<'scope> {
-    let sleeps = std::iter::repeat_n(None, usize::from(SENDERS)).chain(PREEMPTING.map(Some));
+    let sleeps = std::iter::repeat_n(None, usize::from(crowd.senders)).chain(PREEMPTING.map(Some));
     let sender = |(number, sleep): (u8, Option<Duration>)| {
         scope.spawn(move || {
             take_place(sleep.is_some())?;
@@ -47,7 +57,7 @@ pub(super) fn start<'scope>(
         scope.spawn(move || {
             quiet.enter()?;
             // The last one preempts.
-            let preempts = number + 1 == CONNECTORS;
+            let preempts = number == crowd.connectors;
             take_place(preempts)?;
             connect(number, preempts.then_some(PREEMPTING[1]), stop)
         })
@@ -63,8 +73,8 @@ pub(super) fn start<'scope>(
     };
     Tasks {
         senders: (0..).zip(sleeps).map(sender).collect(),
-        connectors: (0..CONNECTORS).map(connector).collect(),
-        hogs: (0..HOGS).map(hog).collect(),
+        connectors: (0..=crowd.connectors).map(connector).collect(),
+        hogs: (0..crowd.hogs).map(hog).collect(),
     }
 }
 
