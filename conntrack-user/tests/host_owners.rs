@@ -149,6 +149,52 @@ fn an_address_that_comes_later_in_a_pod() {
     assert!(knows(&found.index));
 }
 
+/// A pod that comes, seen as the daemon sees it: a round each second, and one at once where a change was heard of. Counted
+/// from before its namespace is made.
+#[test]
+fn a_new_pod_is_known_within_a_second() {
+    const ROUND: Duration = Duration::from_secs(1);
+    if !ready() {
+        return;
+    }
+    let near = Netns::new("node");
+    let survey_of = |survey: &mut Survey, pod: Option<u32>, now| {
+        let all = list_namespaces(PROC.as_ref()).unwrap();
+        let ours = all.into_iter().filter(|n| n.inum == near.inum() || Some(n.inum) == pod);
+        let ours: Vec<_> = ours.map(|n| Namespace { host: n.inum == near.inum(), ..n }).collect();
+        let heard = survey.stirred(ours.iter().find(|n| n.host));
+        (heard, move |survey: &mut Survey| survey.index(&system(), &ours, now))
+    };
+    let mut survey = Survey::default();
+    // The round before.
+    let last = Instant::now();
+    let (_, index) = survey_of(&mut survey, None, last);
+    assert!(index(&mut survey).is_some());
+    let began = Instant::now();
+    let pod = Netns::new("pod");
+    near.run(&["ip", "link", "add", "to-pod", "type", "veth", "peer", "name", "eth0", "netns", &pod.0]);
+    let _process = Process::inside(&pod);
+    pod.run(&["ip", "addr", "add", "10.97.0.5/24", "dev", "eth0"]);
+    let address: IpAddr = "10.97.0.5".parse().unwrap();
+    let (mut round, ready) = (last, Instant::now());
+    loop {
+        let now = Instant::now();
+        let (heard, index) = survey_of(&mut survey, Some(pod.inum()), now);
+        if heard || now - round >= ROUND {
+            round = now;
+            let found = index(&mut survey);
+            if found.is_some_and(|found| found.index.addresses().any(|(known, _)| known == address)) {
+                break;
+            }
+        }
+        assert!(now - ready < ROUND, "the pod was there for a second, and was not known");
+        std::thread::yield_now();
+    }
+    println!("figure: a new pod known {:?} after it was ready, {:?} after it began", ready.elapsed(), {
+        began.elapsed()
+    });
+}
+
 /// Looks until nothing changes any more: the kernel is not done with new devices when `ip` returns.
 fn quiet(survey: &mut Survey, namespaces: &impl Fn() -> Vec<Namespace>, now: Instant) {
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -1,11 +1,14 @@
 //! Whatever the runtime, the driver and the hierarchy: the right owner, or none, never a wrong one.
 
+use std::path::Path;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::cgroup_grammar::{Case, Whose, any_case, container, id, pod, service, uid};
 use super::cgroup_path::{Workload, classify, printable};
+use super::cgroup_tree::find_mount;
 use super::netns_owner::{PodNames, owner_of_cgroup, owner_of_processes};
 use super::owner::Owner;
 use super::proc_cgroup::telling_path;
@@ -123,6 +126,7 @@ proptest! {
     fn bytes_of_any_kind_are_survived(text in vec(any::<u8>(), 0..8192)) {
         let _ = telling_path(&text);
         let _ = owner_of_cgroup(&text, &PodNames::new());
+        let _ = find_mount(&text, Path::new("/sys/fs/cgroup"));
     }
 
     /// Damage of any kind, newlines among it: a pod that is found is spelled out in one line.

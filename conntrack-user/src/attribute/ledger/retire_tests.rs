@@ -109,7 +109,7 @@ fn a_thousand_pods_come_and_go() {
         let here = index((second + 1).saturating_sub(STAY)..second + 1);
         ledger.retire(here.owners(), start + Duration::from_secs(second.into()));
         most = most.max(ledger.losses.len() + ledger.resets.len() + ledger.gone.len());
-        assert!(owners(&ledger).contains(&pod(second)));
+        assert!(owners(&ledger).contains(&pod(second)), "who is here has its counters");
     }
     // Those here, and those of the last thirty seconds.
     let bound = (STAY as usize + FORGET_AFTER.as_secs() as usize + 1) * 4 + 1;
