@@ -139,7 +139,7 @@ impl Watch {
             match changes.next().await? {
                 Next::End | Next::Silence => {
                     self.barren += 1;
-                    self.list |= self.barren % BARREN == 0;
+                    self.list |= self.barren.is_multiple_of(BARREN);
                     return Ok(());
                 }
                 Next::Change(Change::Error(code, message), _) => {
