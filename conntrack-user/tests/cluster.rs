@@ -56,8 +56,7 @@ async fn discovery_against_a_real_api_server() {
         admin.get("/readyz").await.is_ok()
     })
     .await;
-    let version = admin.get("/version").await.unwrap();
-    figure(&format!("kube-apiserver {} ready after {:.1} s", version["gitVersion"], took.as_secs_f64()));
+    figure(&format!("kube-apiserver ready after {:.1} s", took.as_secs_f64()));
     admin.post("/api/v1/namespaces", &json!({"metadata": {"name": "shop"}})).await;
     manifests_and_a_service_account(&cluster, &admin).await;
     names_and_deletion(&cluster, &admin).await;
@@ -178,8 +177,10 @@ async fn restart(cluster: &mut Cluster, admin: &Admin) {
     let handle = ApiHandle::watch(plan(cluster, ADMIN), Timing::default());
     watching(&handle, admin, "before-restart").await;
     let before: Vec<String> = names(&handle);
+    let began = Instant::now();
     cluster.kill_api();
-    let stale = until("stale", SOON, async || word(&handle) == "stale").await;
+    until("stale", SOON, async || word(&handle) == "stale").await;
+    let stale = began.elapsed();
     assert_eq!(names(&handle), before, "what was known stays known");
     let began = Instant::now();
     let down = Duration::from_secs(5);

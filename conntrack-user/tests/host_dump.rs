@@ -54,6 +54,31 @@ fn by_owner(owners: &Owners) -> BTreeMap<Owner, (i64, i64)> {
     owners.parts.iter().map(|p| (p.owner.clone(), (p.entries, p.responder_entries))).collect()
 }
 
+/// Time that passes, and the processor's on this thread: the kernel dumps within the thread's own calls.
+#[derive(Clone, Copy)]
+struct Began(Instant, Duration);
+
+fn processor() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).unwrap())
+}
+
+impl Began {
+    fn now() -> Self {
+        Self(Instant::now(), processor())
+    }
+
+    fn took(self) -> (Duration, Duration) {
+        (self.0.elapsed(), processor() - self.1)
+    }
+}
+
+/// Both times.
+fn told(times: Vec<(Duration, Duration)>) -> String {
+    let (passed, processor) = times.into_iter().unzip();
+    format!("{}, of the processor {}, {ROUNDS} rounds", spread(passed), spread(processor))
+}
+
 /// Median, least and greatest, in milliseconds.
 fn spread(mut times: Vec<Duration>) -> String {
     times.sort();
@@ -82,14 +107,14 @@ fn a_full_table_by_owner() {
     let (mut bare, mut whole, mut last) = (Vec::new(), Vec::new(), None);
     for _ in 0..ROUNDS {
         let (read, folded) = netns.inside(|| {
-            let began = Instant::now();
+            let began = Began::now();
             let summary = ctnetlink::dump(None, |_| {}).unwrap();
-            let read = (began.elapsed(), summary);
-            let began = Instant::now();
+            let read = (began.took(), summary);
+            let began = Began::now();
             let begin = || DumpOwners::new(&index, netns.inum());
             let (folded, summary) = whole_dump::fold(None, begin, DumpOwners::add).unwrap();
             let owners = folded.finish();
-            (read, (began.elapsed(), summary, owners))
+            (read, (began.took(), summary, owners))
         });
         bare.push(read.0);
         whole.push(folded.0);
@@ -102,12 +127,8 @@ fn a_full_table_by_owner() {
     println!("figure: {sum} entries made by ctnetlink in {:.0} ms; the limit is {limit}", {
         filling.as_secs_f64() * 1e3
     });
-    println!("figure: dump and parse of {sum} entries: {}, of {ROUNDS} rounds", spread(bare));
-    println!(
-        "figure: dump, parse and owners ({}) of {sum} entries: {}, of {ROUNDS} rounds",
-        owners.parts.len(),
-        spread(whole)
-    );
+    println!("figure: dump and parse of {sum} entries: {}", told(bare));
+    println!("figure: dump, parse and owners ({}) of {sum} entries: {}", owners.parts.len(), told(whole));
     if wanted < FULL {
         println!("figure: fewer than {FULL} entries, since nf_conntrack_max is {limit}");
     }

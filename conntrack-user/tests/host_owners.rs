@@ -5,11 +5,12 @@
 
 mod netns_pair;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use conntrack_user::attribute::index::Query;
+use conntrack_user::attribute::index::{OwnerIndex, Query};
 use conntrack_user::attribute::survey::Survey;
 use conntrack_user::cli::MechanismArg;
 use conntrack_user::config::System;
@@ -81,7 +82,7 @@ fn what_comes_in_by_a_device_is_of_the_other_end() {
     let (near, far) = pair("survey");
     let tenant = Process::inside(&far);
     let settled = |pid: u32| std::fs::read_link(format!("{PROC}/{pid}/ns/net")).unwrap();
-    let deadline = Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     while settled(tenant.0.id()).to_str() != Some(&format!("net:[{}]", far.inum())) {
         assert!(Instant::now() < deadline, "the process never entered its namespace");
         std::thread::yield_now();
@@ -103,12 +104,55 @@ fn what_comes_in_by_a_device_is_of_the_other_end() {
     println!("owner of the far namespace: {owner:?}");
     // Run from a root cgroup the process proves no owner; from any other, the same one both ways.
     assert_eq!(by_device.owner, owner);
-    assert!(survey.index(&system(), &namespaces(), now).is_none(), "nothing changed");
+    quiet(&mut survey, &namespaces, now);
     near.run(&["ip", "link", "add", "later0", "type", "veth", "peer", "name", "later1"]);
     let later = survey.index(&system(), &namespaces(), now).expect("a device came").index;
     let later0 =
         near.inside(|| rtnetlink::links().unwrap().into_iter().find(|l| l.name == "later0").unwrap());
     assert_eq!(later.device(near.inum(), later0.index), Some("later0"));
+    quiet(&mut survey, &namespaces, now);
     near.run(&["ip", "addr", "add", "10.98.0.1/32", "dev", "lo"]);
     assert!(survey.index(&system(), &namespaces(), now).is_some(), "an address came");
+}
+
+/// An address that a pod gets while nothing of the host's changes is heard of, and known in the index made then: not
+/// only when the time has come to look at everything again.
+#[test]
+fn an_address_that_comes_later_in_a_pod() {
+    if !ready() {
+        return;
+    }
+    let (near, far) = pair("late");
+    let namespaces = || {
+        let all = list_namespaces(PROC.as_ref()).unwrap();
+        let ours = all.into_iter().filter(|n| [near.inum(), far.inum()].contains(&n.inum));
+        ours.map(|n| Namespace { host: n.inum == near.inum(), ..n }).collect::<Vec<_>>()
+    };
+    let (mut survey, now) = (Survey::default(), Instant::now());
+    let late: IpAddr = "10.99.0.77".parse().unwrap();
+    let knows = |index: &OwnerIndex| index.addresses().any(|(address, _)| address == late);
+    let first = survey.index(&system(), &namespaces(), now).unwrap();
+    assert!(!knows(&first.index));
+    quiet(&mut survey, &namespaces, now);
+    let began = Instant::now();
+    far.run(&["ip", "addr", "add", "10.99.0.77/24", "dev", "far0"]);
+    let all = namespaces();
+    let host = all.iter().find(|n| n.host);
+    let deadline = began + Duration::from_secs(1);
+    while !survey.stirred(host) {
+        assert!(Instant::now() < deadline, "nothing was heard of it");
+        std::thread::yield_now();
+    }
+    // No time has passed for the survey: it looks again because of what it heard.
+    let found = survey.index(&system(), &all, now).expect("heard of it");
+    println!("figure: a pod's new address known after {:?}", began.elapsed());
+    assert!(knows(&found.index));
+}
+
+/// Looks until nothing changes any more: the kernel is not done with new devices when `ip` returns.
+fn quiet(survey: &mut Survey, namespaces: &impl Fn() -> Vec<Namespace>, now: Instant) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while survey.index(&system(), &namespaces(), now).is_some() {
+        assert!(Instant::now() < deadline, "something changes all the time");
+    }
 }

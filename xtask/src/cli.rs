@@ -84,6 +84,9 @@ enum Cmd {
         /// Only print the tables.
         #[arg(long)]
         print_only: bool,
+        /// Only dump a full table on this host and give it to its owners; prints how long that takes.
+        #[arg(long, conflicts_with_all = ["kernel", "rounds", "connections", "print_only"])]
+        dump_only: bool,
     },
     /// Formatting, clippy, the probes' build, and the size of files.
     Lint {
@@ -153,8 +156,9 @@ impl Cli {
             Cmd::Matrix { check: true, .. } => test::check_matrix(),
             Cmd::Matrix { consent, kernel, suite, .. } => test::matrix(&kernel, &suite, consent.yes),
             Cmd::Demo { consent, kernel } => daemon::demo(&kernel, consent.yes),
-            Cmd::Bench { consent, kernel, rounds, connections, print_only } => {
-                bench::run(&bench::Request { kernel, rounds, connections, print_only }, consent.yes)
+            Cmd::Bench { consent, kernel, rounds, connections, print_only, dump_only } => {
+                let request = bench::Request { kernel, rounds, connections, print_only, dump_only };
+                bench::run(&request, consent.yes)
             }
             Cmd::Lint { consent } => {
                 setup::ensure(false, consent.yes)?;

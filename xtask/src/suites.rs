@@ -63,6 +63,8 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("absent", &["absent"], FULL),
     suite("ends", &["ends"], FULL),
     suite("usage", &["usage"], FULL),
+    suite("whose", &["whose"], FULL),
+    suite("culprit", &["culprit"], FULL),
 ];
 
 /// The suite whose figures say what attached: docs/kernels.md is made from them.

@@ -130,6 +130,13 @@ impl CgroupTree {
             .map(|(id, known)| (*id, known.path.as_slice()))
     }
 
+    /// What changes whenever cgroups come or go, for the price of one small file: how many there are, and how many
+    /// that were removed are still held. None: this kernel does not tell.
+    #[must_use]
+    pub fn counts(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.mount.mount_point.join("cgroup.stat")).ok()
+    }
+
     /// Did the last walk stop at [`MAX_DIRECTORIES`], so that some cgroups cannot be named?
     #[must_use]
     pub fn truncated(&self) -> bool {
@@ -259,6 +266,27 @@ mod tests {
         let mut tree = CgroupTree::new(mount.clone());
         let root = std::fs::metadata(&mount.mount_point).unwrap().ino();
         assert!(tree.lookup(root, Instant::now()).is_some());
+    }
+
+    #[test]
+    fn a_new_cgroup_shows_in_the_counts_of_this_host() {
+        let Some(mount) = find_mount(&std::fs::read("/proc/self/mountinfo").unwrap(), Path::new("/")) else {
+            return;
+        };
+        let mut tree = CgroupTree::new(mount.clone());
+        let new = mount.mount_point.join(format!("counts-{}", std::process::id()));
+        let before = tree.counts();
+        if before.is_none() || std::fs::create_dir(&new).is_err() {
+            println!("skipped: no cgroup can be made here");
+            return;
+        }
+        let during = tree.counts();
+        let id = std::fs::metadata(&new).unwrap().ino();
+        let named = tree.all(Instant::now()).any(|(found, path)| found == id && path.starts_with(b"/"));
+        std::fs::remove_dir(&new).unwrap();
+        assert_ne!(before, during);
+        assert!(named);
+        assert_ne!(during, tree.counts());
     }
 
     #[test]

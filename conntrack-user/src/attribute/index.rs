@@ -155,6 +155,11 @@ impl OwnerIndex {
         matches!(self.owner_of_netns(netns), Owner::Host | Owner::Pod { .. } | Owner::Cgroup { .. })
     }
 
+    /// Everyone who is here: owners of namespaces and of cgroups, some of them more than once.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        self.namespaces.values().chain(self.cgroups.iter().map(|(_, owner)| owner))
+    }
+
     /// Name of a device. None: not known, or not of the host's namespace.
     #[must_use]
     pub fn device(&self, netns: u32, ifindex: u32) -> Option<&str> {

@@ -1,13 +1,17 @@
-//! What each owner suffered: connections refused, entries evicted, resets by cause. Counters that only grow; to
-//! bound the number of owners is the exporter's part.
+//! What each owner suffered: connections refused, entries evicted, resets by cause. Counters that only grow, until
+//! their owner has been gone for a while; to bound the number of series is the exporter's part.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use conntrack_common::EventKind;
 
 use super::owner::Owner;
 use super::resets::{CAUSE_EVICTED, CAUSE_UNRELATED, CONFIDENCE_INFERRED, CONFIDENCE_WINDOW, ResetVerdict};
 use crate::aggregate::snapshot::{ResetCount, Table};
+
+/// How long the counters of an owner that is gone stay: two scrapes, and what is still to come of its last second.
+pub const FORGET_AFTER: Duration = Duration::from_secs(30);
 
 /// Kind of table: "host", "pod" or "netns".
 type TableKind = &'static str;
@@ -28,6 +32,8 @@ pub struct Ledger {
     resets: BTreeMap<(Owner, &'static str, &'static str), u64>,
     /// Namespace → resets without a token, as last read.
     unexplained: BTreeMap<u32, u64>,
+    /// Owners that have counters and are gone → since when.
+    gone: BTreeMap<Owner, Instant>,
 }
 
 impl Ledger {
@@ -79,6 +85,34 @@ impl Ledger {
         self.unexplained = seen;
     }
 
+    /// Forgets the pods and cgroups that have been gone for [`FORGET_AFTER`]. `present` are all that are here; ask only
+    /// when that is everyone, for who is missed in it for so long loses its counters. One that comes back in time
+    /// keeps them.
+    pub fn retire<'a>(&mut self, present: impl IntoIterator<Item = &'a Owner>, now: Instant) {
+        let mut counted: BTreeSet<&Owner> = self.losses.keys().map(|(_, owner)| owner).collect();
+        counted.extend(self.resets.keys().map(|(owner, ..)| owner));
+        counted.retain(|owner| matches!(owner, Owner::Pod { .. } | Owner::Cgroup { .. }));
+        for owner in present {
+            counted.remove(owner);
+            if counted.is_empty() {
+                break;
+            }
+        }
+        self.gone.retain(|owner, _| counted.contains(owner));
+        let gone: Vec<Owner> = counted.into_iter().cloned().collect();
+        for owner in gone {
+            self.gone.entry(owner).or_insert(now);
+        }
+        let past = |since: &Instant| now.saturating_duration_since(*since) >= FORGET_AFTER;
+        let forgotten: BTreeSet<Owner> =
+            self.gone.iter().filter(|(_, since)| past(since)).map(|(owner, _)| owner.clone()).collect();
+        if !forgotten.is_empty() {
+            self.gone.retain(|owner, _| !forgotten.contains(owner));
+            self.losses.retain(|(_, owner), _| !forgotten.contains(owner));
+            self.resets.retain(|(owner, ..), _| !forgotten.contains(owner));
+        }
+    }
+
     /// Every owner's losses so far.
     pub fn losses(&self) -> impl Iterator<Item = (TableKind, &Owner, Losses)> {
         self.losses.iter().map(|((table, owner), losses)| (*table, owner, *losses))
@@ -98,6 +132,9 @@ impl Ledger {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod retire_tests;
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::api::handle::ApiHandle;
@@ -19,23 +19,41 @@ use super::pods;
 use crate::config::System;
 use crate::drain::netns::Namespace;
 use crate::drain::netns_enter::in_namespace;
+use crate::drain::rt_watch::RtWatch;
 use crate::drain::rtnetlink::{self, Link};
 
-/// Addresses within namespaces and cgroups of later processes change without a sign in what is looked at each
-/// round.
+/// Processes move to other cgroups, and addresses within namespaces that share no device with the host's change,
+/// without a sign in what is looked at each round.
 const ANEW: Duration = Duration::from_secs(5);
+/// Who has just come is not ready yet: a container's process enters its cgroup, and its device gets its address, in
+/// no order that can be relied on. So long after a change every round looks again.
+const SETTLING: Duration = Duration::from_secs(2);
+/// Scrapes come between rounds: they look again no more often than this.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Makes indexes, one after the other.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// One for life: it remembers cgroups that are gone, whose last facts are still to come.
     cgroups: Option<Arc<Mutex<CgroupTree>>>,
-    last: Option<(Instant, u64)>,
+    watch: Option<RtWatch>,
+    /// Heard of a change since the last index.
+    heard: bool,
+    last: Option<Last>,
     api: Option<ApiHandle>,
     /// How it stood with the API when that was told last.
     told: Option<&'static str>,
     /// As of the last index: pods with a log directory, and where the API disagrees.
     compared: (usize, Option<Disagreements>),
+}
+
+/// The last index.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    made: Instant,
+    print: u64,
+    /// When the signs last changed.
+    changed: Instant,
 }
 
 /// An index, and whether all that it is made from could be read.
@@ -55,6 +73,7 @@ struct Signs {
     pod_logs: Option<SystemTime>,
     /// Revision of what the API has told.
     api: Option<u64>,
+    cgroups: Option<Vec<u8>>,
 }
 
 impl Survey {
@@ -93,13 +112,28 @@ impl Survey {
     pub fn index(&mut self, system: &System, namespaces: &[Namespace], now: Instant) -> Option<Found> {
         let host = namespaces.iter().find(|n| n.host);
         let known = self.api.as_ref().and_then(ApiHandle::known);
-        let signs = Signs { api: known.map(|directory| directory.revision()), ..Signs::read(system, host) };
+        let api = known.map(|directory| directory.revision());
+        // Before anything else is read: what changes from here on is heard the next time.
+        self.stirred(host);
+        let heard = std::mem::take(&mut self.heard);
+        let cgroups = self.tree(system).and_then(|tree| locked(&tree).counts());
+        let signs = Signs { api, cgroups, ..Signs::read(system, host) };
         let print = fingerprint(namespaces, &signs);
-        if !due(self.last, now, print) {
-            return None;
-        }
-        self.last = Some((now, print));
+        let last = due(self.last, now, print, heard)?;
+        self.last = Some(last);
         Some(self.survey(system, namespaces, host, signs))
+    }
+
+    /// Have addresses of the host or of a pod changed since the last index? Does not wait: asked between two rounds, a
+    /// yes is a reason to begin the next one early.
+    pub fn stirred(&mut self, host: Option<&Namespace>) -> bool {
+        if self.watch.is_none() {
+            // Where it is refused, each round's own look and the one every few seconds are left.
+            let opened = host.map(|n| in_namespace(&n.path, n.inum, RtWatch::open));
+            self.watch = opened.and_then(Result::ok).and_then(Result::ok);
+        }
+        self.heard |= self.watch.as_mut().is_some_and(RtWatch::changed);
+        self.heard
     }
 
     fn survey(
@@ -159,17 +193,12 @@ impl Survey {
 
     fn every_cgroup(&mut self, system: &System) -> Vec<(u64, Vec<u8>)> {
         let Some(tree) = self.tree(system) else { return Vec::new() };
-        let mut tree = tree.lock().unwrap_or_else(PoisonError::into_inner);
-        tree.all(Instant::now()).map(|(id, path)| (id, path.to_vec())).collect()
+        locked(&tree).all(Instant::now()).map(|(id, path)| (id, path.to_vec())).collect()
     }
 
     fn cgroups(&mut self, system: &System) -> CgroupLookup {
         let tree = self.tree(system);
-        Box::new(move |id| {
-            // A lookup that panicked elsewhere left at worst cgroups unread, which the next walk finds.
-            let mut tree = tree.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-            tree.lookup(id, Instant::now()).map(<[u8]>::to_vec)
-        })
+        Box::new(move |id| locked(tree.as_ref()?).lookup(id, Instant::now()).map(<[u8]>::to_vec))
     }
 }
 
@@ -180,7 +209,7 @@ impl Signs {
         });
         let (links, addresses) = read.and_then(Result::ok).unwrap_or_default();
         let pod_logs = std::fs::metadata(&system.podlogs).and_then(|metadata| metadata.modified()).ok();
-        Self { links, addresses, pod_logs, api: None }
+        Self { links, addresses, pod_logs, api: None, cgroups: None }
     }
 }
 
@@ -188,13 +217,25 @@ fn addresses(namespace: &Namespace) -> io::Result<Vec<IpAddr>> {
     in_namespace(&namespace.path, namespace.inum, rtnetlink::addresses)?.map_err(io::Error::other)
 }
 
-/// Is a new index due?
-fn due(last: Option<(Instant, u64)>, now: Instant, print: u64) -> bool {
-    last.is_none_or(|(at, before)| before != print || now.saturating_duration_since(at) >= ANEW)
+fn locked(tree: &Mutex<CgroupTree>) -> MutexGuard<'_, CgroupTree> {
+    // A lookup that panicked elsewhere left at worst cgroups unread, which the next walk finds.
+    tree.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The last index, made now, if a new one is due. None: the last one holds.
+fn due(last: Option<Last>, now: Instant, print: u64, heard: bool) -> Option<Last> {
+    let Some(last) = last else { return Some(Last { made: now, print, changed: now }) };
+    if heard || last.print != print {
+        return Some(Last { made: now, print, changed: now });
+    }
+    let since = |then| now.saturating_duration_since(then);
+    let settling = since(last.changed) <= SETTLING && since(last.made) >= AGAIN;
+    (settling || since(last.made) >= ANEW).then_some(Last { made: now, ..last })
 }
 
 /// Changes when namespaces come or go, get their first process (a pod's sandbox is made before it) or lose it,
-/// when the host's devices or addresses change, and when a pod comes or goes, by its logs or by the API.
+/// when the host's devices or addresses change, when a pod comes or goes, by its logs or by the API, and when cgroups
+/// do.
 fn fingerprint(namespaces: &[Namespace], signs: &Signs) -> u64 {
     let mut hasher = DefaultHasher::new();
     for namespace in namespaces {
@@ -202,7 +243,7 @@ fn fingerprint(namespaces: &[Namespace], signs: &Signs) -> u64 {
         let first = namespace.pids.first().filter(|_| !namespace.host);
         (namespace.inum, namespace.host, first).hash(&mut hasher);
     }
-    (&signs.links, &signs.addresses, signs.pod_logs, signs.api).hash(&mut hasher);
+    (&signs.links, &signs.addresses, signs.pod_logs, signs.api, &signs.cgroups).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -240,12 +281,22 @@ mod tests {
     }
 
     #[test]
-    fn due_at_a_change_and_every_few_seconds() {
-        let now = Instant::now();
-        assert!(due(None, now, 1));
-        assert!(!due(Some((now, 1)), now + ANEW - Duration::from_millis(1), 1));
-        assert!(due(Some((now, 1)), now, 2));
-        assert!(due(Some((now, 1)), now + ANEW, 1));
+    fn due_at_a_change_a_while_after_it_and_every_few_seconds() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let first = due(None, start, 1, false);
+        assert!(first.is_some());
+        assert!(due(first, at(499), 1, false).is_none(), "there can be little new");
+        let settling = due(first, at(1_000), 1, false);
+        assert!(settling.is_some_and(|last| last.changed == start && last.made == at(1_000)));
+        assert!(due(settling, at(2_001), 1, false).is_none(), "settled");
+        assert!(due(settling, at(5_999), 1, false).is_none());
+        assert!(due(settling, at(6_000), 1, false).is_some(), "now and then all the same");
+        let changed = due(settling, at(2_500), 2, false);
+        assert!(changed.is_some_and(|last| (last.print, last.changed) == (2, at(2_500))));
+        let stirred = due(settling, at(2_600), 1, true);
+        assert!(stirred.is_some_and(|last| last.changed == at(2_600)));
+        assert!(due(stirred, at(3_600), 1, false).is_some());
     }
 
     #[test]
@@ -255,6 +306,7 @@ mod tests {
             addresses: Some(vec![address.parse().unwrap()]),
             pod_logs: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
             api: Some(1),
+            cgroups: Some(b"nr_descendants 90".to_vec()),
         };
         let plain = || signs(&[link(5, "veth", Some(0))], "10.0.0.1", 7);
         let pod = |pids| vec![namespace(1, true, &[1]), namespace(2, false, pids)];
@@ -271,6 +323,7 @@ mod tests {
             (pod(&[9, 11]), signs(&[link(5, "veth", Some(0))], "10.0.0.2", 7)),
             (pod(&[9, 11]), signs(&[link(5, "veth", Some(0))], "10.0.0.1", 8)),
             (pod(&[9, 11]), Signs { api: Some(2), ..plain() }),
+            (pod(&[9, 11]), Signs { cgroups: Some(b"nr_descendants 91".to_vec()), ..plain() }),
             (pod(&[9, 11]), Signs::default()),
         ] {
             assert_ne!(before, fingerprint(&namespaces, &signs), "{namespaces:?} {signs:?}");

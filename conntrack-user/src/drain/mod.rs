@@ -15,6 +15,7 @@ pub mod nlattr;
 pub mod pending;
 pub mod pool;
 pub mod presence;
+pub mod rt_watch;
 pub mod rtnetlink;
 pub mod seeds;
 pub mod sources;

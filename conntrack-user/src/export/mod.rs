@@ -26,6 +26,8 @@ mod exporter_tests;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
+mod forget_tests;
+#[cfg(test)]
 pub(crate) mod golden;
 #[cfg(test)]
 mod http_tests;

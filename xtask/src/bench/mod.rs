@@ -2,6 +2,7 @@
 
 mod bpftrace;
 mod churn;
+mod dump;
 mod figures;
 mod native;
 mod page;
@@ -29,6 +30,8 @@ pub(crate) struct Request {
     pub(crate) connections: u32,
     /// Only print: leave the files in docs as they are.
     pub(crate) print_only: bool,
+    /// Only the dump of a full table on this host.
+    pub(crate) dump_only: bool,
 }
 
 /// Measures on this host and in a guest, prints the tables, and writes them.
@@ -36,12 +39,21 @@ pub(crate) struct Request {
 /// # Errors
 /// When setting up is refused, a program does not build, the guest fails, or a file cannot be written.
 pub(crate) fn run(request: &Request, yes: bool) -> Result<ExitCode> {
+    if request.dump_only {
+        setup::ensure(false, yes)?;
+        dump::measure()?.iter().for_each(|figure| println!("figure: {figure}"));
+        return Ok(ExitCode::SUCCESS);
+    }
     setup::ensure(true, yes)?;
     let workspace = build::workspace()?;
     let source_hash = report::source_hash(&workspace)?;
     let native = native::measure();
     if let Err(why) = &native {
         eprintln!("native figures: not run: {why:#}");
+    }
+    let dump = dump::measure();
+    if let Err(why) = &dump {
+        eprintln!("dump of a full table: not run: {why:#}");
     }
     let (kernel, runs) = churn::measure(request)?;
     let results = page::Results {
@@ -53,6 +65,7 @@ pub(crate) fn run(request: &Request, yes: bool) -> Result<ExitCode> {
         kernel,
         connections: request.connections,
         native: native.map_err(|why| format!("{why:#}")),
+        dump: dump.map_err(|why| format!("{why:#}")),
         churn: figures::summed_up(&runs)?,
     };
     let text = results.markdown();

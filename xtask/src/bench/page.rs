@@ -26,6 +26,8 @@ pub(crate) struct Results {
     pub(crate) connections: u32,
     /// The handlers on this host, or why they could not be measured.
     pub(crate) native: Result<Vec<Program>, String>,
+    /// Figures of the dump of a full table on this host, or why there are none.
+    pub(crate) dump: Result<Vec<String>, String>,
     /// The churn.
     pub(crate) churn: Vec<Variant>,
 }
@@ -48,6 +50,7 @@ impl Results {
             self.date, self.source_hash, self.host, self.kernel
         );
         self.write_native(&mut text);
+        self.write_dump(&mut text);
         self.write_churn(&mut text);
         text
     }
@@ -82,6 +85,19 @@ impl Results {
             "\nEach figure is the mean of {repeat} runs. A connection is its allocation, its insert and its free; a \
              refusal is `early_drop` finding nothing, and the failed allocation.\n"
         );
+    }
+
+    fn write_dump(&self, text: &mut String) {
+        text.push_str(
+            "## Owners without probes, on the host\n\nA table of a namespace made for it, filled by ctnetlink, then \
+             dumped, read and given to its owners on one thread; each owner got what is its own, and all together what \
+             the kernel counts. `cargo xtask bench --dump-only` measures this alone.\n\n",
+        );
+        match &self.dump {
+            Ok(figures) => figures.iter().for_each(|figure| text.push_str(&format!("- {figure}\n"))),
+            Err(why) => text.push_str(&format!("not run: {why}\n")),
+        }
+        text.push('\n');
     }
 
     fn write_churn(&self, text: &mut String) {
@@ -131,6 +147,8 @@ impl Results {
             "connections_a_run": self.connections,
             "native": self.native.as_ref().ok(),
             "native_not_run": self.native.as_ref().err(),
+            "dump": self.dump.as_ref().ok(),
+            "dump_not_run": self.dump.as_ref().err(),
             "churn": self.churn,
         })
     }
@@ -149,6 +167,7 @@ mod tests {
             kernel: "6.12".to_owned(),
             connections: 2_000,
             native: Err("no root".to_owned()),
+            dump: Err("no ip".to_owned()),
             churn: vec![Variant {
                 variant: "bpftrace".to_owned(),
                 not_run: Some("could not be had".to_owned()),
@@ -156,7 +175,7 @@ mod tests {
             }],
         };
         let text = results.markdown();
-        assert!(text.contains("not run: no root"), "{text}");
+        assert!(text.contains("not run: no root") && text.contains("not run: no ip"), "{text}");
         assert!(text.contains("| bpftrace | not run: could not be had |"), "{text}");
         assert!(results.json()["churn"][0]["saw"].is_null());
     }

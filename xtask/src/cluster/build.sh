@@ -1,7 +1,7 @@
 # Builds kube-apiserver from Debian's source package, whose vendor folder needs no network.
-# build.sh FOLDER VERSION: FOLDER holds the .orig.tar.gz and the unpacked Go in go/; the program goes to FOLDER/kube-apiserver.
+# build.sh FOLDER: it holds the .orig.tar.gz and the unpacked Go in go/; the program goes to FOLDER/kube-apiserver.
 set -eu
-folder=$1 version=$2
+folder=$1
 export GOROOT="$folder/go/usr/lib/go-1.19" GOPATH="$folder/gopath" GOCACHE="$folder/gocache" HOME="$folder"
 export GO111MODULE=off CGO_ENABLED=0 GOFLAGS= PATH="$GOROOT/bin:$PATH"
 tree="$GOPATH/src/k8s.io/kubernetes"
@@ -14,7 +14,4 @@ packages=$(grep -rlE --include='*.go' '^// \+k8s:openapi-gen=' pkg staging/src/k
     | sed 's#^staging/src/##; s#^pkg/#k8s.io/kubernetes/pkg/#' | grep -vE '^k8s.io/(code-generator|sample-)' | LC_ALL=C sort -u | paste -sd, -)
 "$folder/openapi-gen" -O zz_generated.openapi -h vendor/k8s.io/code-generator/hack/boilerplate.go.txt \
     -i "$packages" -p k8s.io/kubernetes/pkg/generated/openapi -r "$folder/violations"
-at=k8s.io/kubernetes/vendor/k8s.io/component-base/version
-minor=${version#*.}
-go build -trimpath -ldflags "-s -w -X $at.gitVersion=v$version -X $at.gitMajor=${version%%.*} -X $at.gitMinor=${minor%%.*}" \
-    -o "$folder/kube-apiserver" ./cmd/kube-apiserver
+go build -trimpath -ldflags "-s -w" -o "$folder/kube-apiserver" ./cmd/kube-apiserver

@@ -61,7 +61,7 @@ pub(super) fn obtain() -> Result<(PathBuf, Parts)> {
     eprintln!("building kube-apiserver {}, once: this takes minutes", upstream(&kubernetes));
     let started = Instant::now();
     let mut build = Command::new("sh");
-    build.args(["-c", BUILD, "build.sh"]).arg(&work).arg(upstream(&kubernetes));
+    build.args(["-c", BUILD, "build.sh"]).arg(&work);
     proc::output(&mut build).context("kube-apiserver does not build")?;
     let parts = Parts {
         etcd: version("etcd-server_", "_amd64.deb")?,

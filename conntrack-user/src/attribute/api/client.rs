@@ -161,15 +161,19 @@ pub(super) enum Next {
 impl Changes<'_> {
     /// Waits for what comes next.
     pub(super) async fn next(&mut self) -> Result<Next, Failure> {
-        let silence = self.connection.patience.silence;
+        // From line to line: what comes in drops and never makes one is no sign of life.
+        let deadline = Instant::now() + self.connection.patience.silence;
         loop {
             let line = self.lines.next().map_err(|_| Failure::too_large(MAX_CHANGE))?;
             if let Some(line) = line {
                 let change = wire::change(line, &self.connection.node);
                 return change.map(|(c, upto)| Next::Change(c, upto)).map_err(|why| Failure::nonsense(&why));
             }
-            match timeout(silence, self.body.frame()).await {
+            match timeout_at(deadline, self.body.frame()).await {
                 Err(_) => return Ok(Next::Silence),
+                Ok(None) if self.lines.is_cut() => {
+                    return Err(Failure::nonsense("a watch that ends within a line"));
+                }
                 Ok(None) => return Ok(Next::End),
                 Ok(Some(Err(error))) => return Err(broken("the watch broke off", &error)),
                 Ok(Some(Ok(frame))) => {

@@ -33,6 +33,11 @@ impl Lines {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Has a line begun that has not ended?
+    pub(super) fn is_cut(&self) -> bool {
+        !self.buffer[self.start..].iter().all(u8::is_ascii_whitespace)
+    }
+
     /// The next whole line, without its end; empty ones are left out. None: it has not come yet.
     pub(super) fn next(&mut self) -> Result<Option<&[u8]>, TooLong> {
         loop {
@@ -69,6 +74,10 @@ mod tests {
                     seen.push(line.to_vec());
                 }
             }
+            assert!(lines.is_cut());
+            lines.push(b"\n \n");
+            assert_eq!(lines.next().unwrap(), Some(&b"four"[..]));
+            assert!(lines.next().unwrap().is_none() && !lines.is_cut());
             assert_eq!(seen, [b"one".to_vec(), b"two three".to_vec()], "by {size}");
         }
     }

@@ -16,6 +16,9 @@ const PAGE: u32 = 500;
 /// Pods kept: twenty times what a node is made for.
 const MAX_PODS: usize = 10_000;
 
+/// Watches in a row that brought not a line, not even a bookmark, after which a list tells whether that can be true.
+const BARREN: u32 = 4;
+
 /// How long things take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -61,11 +64,13 @@ pub(super) struct Watch {
     page: u32,
     /// In a row.
     failures: u32,
+    /// Watches in a row that brought nothing.
+    barren: u32,
 }
 
 impl Watch {
     pub(super) fn new(plan: Plan, timing: Timing, handle: ApiHandle) -> Self {
-        Self { plan, timing, handle, known: None, list: true, now: false, page: PAGE, failures: 0 }
+        Self { plan, timing, handle, known: None, list: true, now: false, page: PAGE, failures: 0, barren: 0 }
     }
 
     /// Never ends by itself.
@@ -132,11 +137,16 @@ impl Watch {
         self.handle.alive();
         loop {
             match changes.next().await? {
-                Next::End | Next::Silence => return Ok(()),
+                Next::End | Next::Silence => {
+                    self.barren += 1;
+                    self.list |= self.barren.is_multiple_of(BARREN);
+                    return Ok(());
+                }
                 Next::Change(Change::Error(code, message), _) => {
                     return Err(Failure::status(code, &message, None));
                 }
                 Next::Change(change, upto) => {
+                    self.barren = 0;
                     self.apply(change);
                     self.known = upto.or(self.known.take());
                 }
