@@ -22,6 +22,7 @@ use crate::command::check;
 use crate::config::System;
 use crate::drain::counters::Counters;
 use crate::drain::events::Events;
+use crate::drain::netns::Namespace;
 use crate::drain::pending::Pending;
 use crate::drain::sources::Sources;
 use crate::drain::{netns, presence};
@@ -33,6 +34,9 @@ use crate::probe::load::Drains;
 
 /// Between two readings of the kernel's own figures.
 const ROUND: Duration = Duration::from_secs(1);
+
+/// And at least, however much changes.
+const LEAST_REST: Duration = Duration::from_millis(200);
 
 /// What the threads and the exporter share.
 pub struct Daemon {
@@ -46,6 +50,8 @@ pub struct Daemon {
     owners: Mutex<Owners>,
     held: Mutex<Option<Held>>,
     forecasts: Mutex<Forecasts>,
+    /// The host's namespace, as last found.
+    host: Mutex<Option<Namespace>>,
     dumps: Mutex<DumpTier>,
     /// What makes the index of owners, and whether the last one was made from everything.
     survey: Mutex<(Survey, bool)>,
@@ -99,6 +105,7 @@ impl Daemon {
             owners: Mutex::default(),
             held: Mutex::default(),
             forecasts: Mutex::default(),
+            host: Mutex::default(),
             dumps: Mutex::default(),
             survey: Mutex::default(),
             watch: Mutex::default(),
@@ -152,9 +159,18 @@ impl Daemon {
                 self.log.warn("not covered here, or only in part", &fields);
             }
             *lock(&self.beat) = Some(Instant::now());
-            let next = Instant::now() + ROUND;
-            while !self.stop.load(Ordering::Relaxed) && Instant::now() < next {
-                std::thread::sleep(Duration::from_millis(50));
+            self.rest();
+        }
+    }
+
+    /// Waits for the next round; not as long when addresses change: a new pod is to be known at once.
+    fn rest(&self) {
+        let begun = Instant::now();
+        while !self.stop.load(Ordering::Relaxed) && begun.elapsed() < ROUND {
+            std::thread::sleep(Duration::from_millis(50));
+            let host = lock(&self.host).clone();
+            if begun.elapsed() >= LEAST_REST && lock(&self.survey).0.stirred(host.as_ref()) {
+                break;
             }
         }
     }

