@@ -5,8 +5,6 @@
 //! Open addressing: an entry is within [`CHAIN`] places of where its key hashes to. Keys are never taken out,
 //! only their value set to 0 and, later, another key of a chain that goes through the place put there.
 
-use crate::tuple::Tuple;
-
 /// Places of the directory; a power of two.
 pub const DIRECTORY_PLACES: u32 = 16_384;
 
@@ -38,10 +36,6 @@ const KIND_ADDRESS_V4: u64 = 2 << 32;
 const KIND_ADDRESS_V6: u64 = 3 << 32;
 const KIND_DEVICE: u64 = 4 << 32;
 const KIND_CGROUP: u64 = 5 << 32;
-const KIND_SEED: u64 = 6 << 32;
-
-/// Places looked at for an entry older than the probes, in an array of its own that is at most half full.
-pub const SEED_CHAIN: u32 = 32;
 
 /// `AF_INET6`.
 const AF_INET6: u32 = 10;
@@ -85,29 +79,6 @@ pub const fn device_key(netns: u32, ifindex: u32) -> DirectoryKey {
 #[must_use]
 pub const fn cgroup_key(netns: u32, cgroup_id: u64) -> DirectoryKey {
     [KIND_CGROUP | netns as u64, cgroup_id, 0]
-}
-
-/// The key of an entry older than the probes: two fingerprints of its original tuple.
-#[inline(always)]
-#[must_use]
-pub const fn seed_key(netns: u32, orig: &Tuple) -> DirectoryKey {
-    let rest = orig.sport as u64
-        | (orig.dport as u64) << 16
-        | (orig.l3num as u64) << 32
-        | (orig.protonum as u64) << 40;
-    let (source, destination) = (orig.saddr, orig.daddr);
-    let first = mix(mix(mix(source[0]) ^ destination[0]) ^ rest);
-    let second =
-        mix(mix(mix(source[1] ^ rest) ^ destination[1]) ^ destination[0].rotate_left(32) ^ source[0]);
-    [KIND_SEED | netns as u64, first, second]
-}
-
-/// MurmurHash3's finalizer.
-#[inline(always)]
-const fn mix(word: u64) -> u64 {
-    let word = (word ^ word >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let word = (word ^ word >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    word ^ word >> 33
 }
 
 /// Where a key's chain begins, of any number of places; take it modulo that.

@@ -16,17 +16,32 @@ pub const STATE_MASK: u64 = 7;
 pub struct Place {
     /// Address of the entry and a `PLACE_*` state; 0: free.
     pub entry: u64,
-    /// Account in the low 16 bits, `OWNER_*` flags of the directory shifted right by 16, and the account of the
-    /// responder, plus one, in the high half; 0 there: nobody's known.
+    /// From the lowest, 16 bits each: account; `OWNER_*` flags of the directory; account of the responder plus one, 0:
+    /// nobody's known; a fingerprint of the entry's original tuple.
     pub accounts: u64,
 }
+
+/// Where in [`Place::accounts`] the fingerprint begins.
+pub const PLACE_PRINT_SHIFT: u32 = 48;
 
 /// State: allocated, not confirmed. Add the number (0, 1, 2) of the program that placed it.
 pub const PLACE_NEW: u64 = 0;
 /// State: confirmed.
 pub const PLACE_CONFIRMED: u64 = 3;
+/// State: confirmed, and not shown by the dump that is under way. The daemon sets it before an audit, a dump that
+/// shows the entry takes it back; what keeps it was freed and nobody saw it.
+pub const PLACE_SUSPECT: u64 = 4;
 /// State: freed. Add the number (1, 2) of the program that counted it: the other clears the place.
-pub const PLACE_FREED: u64 = 4;
+pub const PLACE_FREED: u64 = 5;
+
+/// Words of the map `AUDIT`, which the daemon maps.
+pub const AUDIT_WORDS: u32 = 3;
+/// Word of `AUDIT`: 1 while a program gives an entry a place; one at a time, or an entry could get two.
+pub const AUDIT_LOCK: u32 = 0;
+/// Word of `AUDIT`: entries that a dump showed, without a place, and that were given one.
+pub const AUDIT_ADOPTED: u32 = 1;
+/// Word of `AUDIT`: entries that would have been, had nobody else held the lock.
+pub const AUDIT_BUSY: u32 = 2;
 
 /// A bucket.
 pub type Bucket = [Place; WAYS];
@@ -42,6 +57,7 @@ pub const fn buckets(entry: u64) -> [u32; 2] {
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
+const _: () = assert!(PLACE_FREED + 2 <= STATE_MASK);
 
 #[cfg(test)]
 mod tests {

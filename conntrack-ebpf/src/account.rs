@@ -4,6 +4,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use conntrack_common::{
     AccountCounters, MAX_ACCOUNTS,
     directory::{OWNER_SEARCH, OWNER_SELF, OWNER_TENANT, address_key, cgroup_key, device_key, table_key},
+    place::PLACE_PRINT_SHIFT,
 };
 
 use crate::{
@@ -64,8 +65,26 @@ impl Accounts {
     /// Who answers it, if that is known.
     #[inline(always)]
     pub(crate) fn responder(self) -> Option<u32> {
-        let responder = (self.0 >> 32) as u32;
+        let responder = u32::from((self.0 >> 32) as u16);
         if responder == 0 { None } else { Some(responder - 1) }
+    }
+
+    /// And who answers the entry, by its reply tuple.
+    #[inline(always)]
+    fn answered(self, netns: u32, entry: u64) -> Self {
+        if let Some((l3num, source)) = Probed::tuple_source(entry + offsets().ct_reply() as u64) {
+            let found = look_up(address_key(netns, l3num, source));
+            if found & OWNER_TENANT != 0 {
+                return Self(self.0 | u64::from(account_of(found) + 1) << 32);
+            }
+        }
+        self
+    }
+
+    /// With the fingerprint of the entry's tuple.
+    #[inline(always)]
+    pub(crate) fn printed<R: Reader>(self, orig: u64) -> Self {
+        Self(self.0 | u64::from(R::tuple_print(orig).unwrap_or(0)) << PLACE_PRINT_SHIFT)
     }
 
     #[inline(always)]
@@ -112,14 +131,15 @@ pub(crate) fn of_confirmed<R: Reader>(accounts: Accounts, entry: u64, skb: u64) 
     if found != 0 {
         owner = account_of(found);
     }
-    let mut now = Accounts(accounts.0 & !0xffff | u64::from(owner as u16));
-    if let Some((l3num, source)) = Probed::tuple_source(entry + offsets().ct_reply() as u64) {
-        let found = look_up(address_key(netns, l3num, source));
-        if found & OWNER_TENANT != 0 {
-            now.0 |= u64::from(account_of(found) + 1) << 32;
-        }
-    }
-    now
+    Accounts(accounts.0 & !0xffff | u64::from(owner as u16)).answered(netns, entry)
+}
+
+/// The accounts of an entry whose making was not seen: what its addresses tell now.
+#[inline(always)]
+pub(crate) fn of_old(netns: u32, entry: u64) -> Accounts {
+    let accounts = of_new::<Probed>(netns, entry + offsets().ct_orig() as u64);
+    let accounts = if accounts.has(OWNER_SEARCH) { accounts.answered(netns, entry) } else { accounts };
+    accounts.printed::<Probed>(entry + offsets().ct_orig() as u64)
 }
 
 /// What the directory says of a socket's cgroup.

@@ -1,8 +1,8 @@
 //! Looking an owner up in what the daemon wrote.
 
-use conntrack_common::directory::{CHAIN, DIRECTORY_PLACES, DirectoryKey, SEED_CHAIN, hash};
+use conntrack_common::directory::{CHAIN, DIRECTORY_PLACES, DirectoryKey, hash};
 
-use crate::maps::{DIRECTORY, SEEDS, seeds_mask};
+use crate::maps::DIRECTORY;
 
 /// The value of a key; 0: the daemon knows nothing of it.
 #[inline(always)]
@@ -30,32 +30,6 @@ fn search(first: u64, second: u64, third: u64) -> u64 {
         if found == first && rest == [second, third] {
             // SAFETY: as above.
             return unsafe { core::ptr::read_volatile(&raw const (*entry).value) };
-        }
-    }
-    0
-}
-
-/// The account of an entry older than the probes, plus one, and forgets it; 0: not known.
-#[inline(never)]
-pub(crate) fn take_seed(first: u64, second: u64, third: u64) -> u64 {
-    let start = hash([first, second, third]);
-    for step in 0..SEED_CHAIN {
-        let Some(entry) = SEEDS.get_ptr_mut(start.wrapping_add(step) & seeds_mask()) else { break };
-        // SAFETY: a live value of an array.
-        let (key, value) = unsafe {
-            (
-                core::ptr::read_volatile(&raw const (*entry).key),
-                core::ptr::read_volatile(&raw const (*entry).value),
-            )
-        };
-        if key[0] == 0 {
-            break;
-        }
-        // The same tuple can be there more than once, in different zones.
-        if key == [first, second, third] && value != 0 {
-            // SAFETY: as above.
-            unsafe { core::ptr::write_volatile(&raw mut (*entry).value, 0) };
-            return value;
         }
     }
     0

@@ -29,8 +29,11 @@ const THREAD_SIZE: u64 = 16 << 10;
 /// `IPS_SRC_NAT | IPS_DST_NAT` of `nf_conn.status`.
 pub(crate) const IPS_NAT_MASK: u32 = 1 << 4 | 1 << 5;
 
-/// Where `src.l3num` is in `struct nf_conntrack_tuple`.
+/// Where members of `struct nf_conntrack_tuple` are: `src.u`, `src.l3num`, `dst.u3`, `dst.u`.
+const TUPLE_SPORT: u64 = 16;
 const TUPLE_L3NUM: u64 = 18;
+const TUPLE_DST: u64 = 20;
+const TUPLE_DPORT: u64 = 36;
 
 /// A way to read kernel memory.
 pub(crate) trait Reader {
@@ -50,6 +53,15 @@ pub(crate) trait Reader {
             source = [source[0] | word(1)? << 32, word(2)? | word(3)? << 32];
         }
         Some((l3num, source))
+    }
+
+    /// A fingerprint of a `struct nf_conntrack_tuple *`, that tells an entry from another at the same address: of its
+    /// ports, and parts of its addresses.
+    #[inline(always)]
+    fn tuple_print(address: u64) -> Option<u16> {
+        let word = |offset: u64| Self::read::<u32>(address + offset);
+        let port = |offset: u64| Self::read::<u16>(address + offset).map(u32::from);
+        Some(print([word(0)?, word(12)?, word(TUPLE_DST)?], [port(TUPLE_SPORT)?, port(TUPLE_DPORT)?]))
     }
 
     /// A pointer that was read, as one to read by.
@@ -77,6 +89,21 @@ impl Reader for Probed {
         let [first, second, third]: [u64; 3] = Self::read(address)?;
         Some((u32::from((third >> 16) as u16), [first, second]))
     }
+
+    /// In one read.
+    #[inline(always)]
+    fn tuple_print(address: u64) -> Option<u16> {
+        let [first, second, third, _, fifth]: [u64; 5] = Self::read(address)?;
+        let words = [first as u32, (second >> 32) as u32, (third >> 32) as u32];
+        Some(print(words, [u32::from(third as u16), u32::from((fifth >> 32) as u16)]))
+    }
+}
+
+/// See [`Reader::tuple_print`].
+#[inline(always)]
+fn print(words: [u32; 3], ports: [u32; 2]) -> u16 {
+    let mixed = words[0] ^ words[1].rotate_left(7) ^ words[2].rotate_left(15) ^ ports[0] << 16 ^ ports[1];
+    (mixed.wrapping_mul(0x9e37_79b1) >> 16) as u16
 }
 
 /// By plain loads, from what the verifier knows the type of: arguments of fentry and fexit programs, and what

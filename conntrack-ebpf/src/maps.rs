@@ -9,7 +9,7 @@ use conntrack_common::{
     AccountCounters, Control, Event, FlowKey, MAX_ACCOUNTS, MAX_SOURCES, MAX_TABLES, Offsets, RING_BYTES,
     SourceKey, SourceWindow, TableCounters, Token,
     directory::{DIRECTORY_PLACES, DirectoryEntry},
-    place::Bucket,
+    place::{AUDIT_WORDS, Bucket},
     turn::TURNS as TURN_WORDS,
 };
 
@@ -21,11 +21,9 @@ static OFFSETS: Offsets = offsets_absent();
 #[unsafe(no_mangle)]
 static CPUS: u32 = 1;
 
-/// Buckets of `PLACES` less one, and places of `SEEDS` less one; set by the daemon, which sizes the maps.
+/// Buckets of `PLACES` less one; set by the daemon, which sizes the map.
 #[unsafe(no_mangle)]
 static PLACES_MASK: u32 = 0;
-#[unsafe(no_mangle)]
-static SEEDS_MASK: u32 = 0;
 
 /// Value of `SKB_DROP_REASON_NETFILTER_DROP` in this kernel; set by the daemon.
 #[unsafe(no_mangle)]
@@ -56,17 +54,17 @@ pub(crate) static ACCOUNTS: Array<AccountCounters> = Array::with_max_entries(MAX
 pub(crate) static DIRECTORY: Array<DirectoryEntry> =
     Array::with_max_entries(DIRECTORY_PLACES, BPF_F_MMAPABLE);
 
-/// Entry → account. The daemon sets its size before load.
+/// Entry → account. Mapped by the daemon, which sets its size before load.
 #[map]
-pub(crate) static PLACES: Array<Bucket> = Array::with_max_entries(1, 0);
+pub(crate) static PLACES: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// The same where the kernel has no compare-and-exchange (before 5.12): `struct nf_conn *` → state, accounts.
 #[map]
 pub(crate) static PLACES_BY_HASH: HashMap<u64, [u64; 2]> = HashMap::with_max_entries(1, 0);
 
-/// Entries older than the probes: fingerprints of tuple → account. Written by the daemon through a mapping.
+/// What dumps did for entries without a place: see [`conntrack_common::place::AUDIT_WORDS`]. Mapped by the daemon.
 #[map]
-pub(crate) static SEEDS: Array<DirectoryEntry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+pub(crate) static AUDIT: Array<u64> = Array::with_max_entries(AUDIT_WORDS, BPF_F_MMAPABLE);
 
 /// Which twin runs first, and what the second did for it. Mapped by the daemon.
 #[map]
@@ -247,13 +245,6 @@ pub(crate) fn cpus() -> u32 {
 pub(crate) fn places_mask() -> u32 {
     // SAFETY: as above.
     unsafe { core::ptr::read_volatile(&raw const PLACES_MASK) }
-}
-
-/// Places of `SEEDS` less one.
-#[inline(always)]
-pub(crate) fn seeds_mask() -> u32 {
-    // SAFETY: as above.
-    unsafe { core::ptr::read_volatile(&raw const SEEDS_MASK) }
 }
 
 /// `SKB_DROP_REASON_NETFILTER_DROP`.

@@ -2,13 +2,15 @@
 
 use core::arch::asm;
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use conntrack_common::place::{
-    Bucket, PLACE_CONFIRMED, PLACE_FREED, PLACE_NEW, Place, STATE_MASK, WAYS, buckets,
+    AUDIT_BUSY, AUDIT_LOCK, Bucket, PLACE_CONFIRMED, PLACE_FREED, PLACE_NEW, PLACE_PRINT_SHIFT,
+    PLACE_SUSPECT, Place, STATE_MASK, WAYS, buckets,
 };
 
 use crate::{
-    maps::{PLACES, PLACES_BY_HASH, places_mask},
+    maps::{AUDIT, PLACES, PLACES_BY_HASH, places_mask},
+    table::add_one,
     turn::Turn,
 };
 
@@ -44,6 +46,16 @@ pub(crate) enum Taken {
     Unplaced,
 }
 
+/// What showing an entry came to.
+pub(crate) enum Adopted {
+    /// It had a place, or there is no room for it.
+    No,
+    /// It is placed now.
+    Now,
+    /// It is placed now where another was, in these accounts, which ended and nobody saw it.
+    Over(u64),
+}
+
 /// A way to keep places.
 pub(crate) trait Places {
     /// Places a new entry in the accounts that `accounts` finds; asked only if it is this program's to place.
@@ -52,6 +64,9 @@ pub(crate) trait Places {
     fn confirm(entry: u64) -> Confirmed;
     /// Takes it out.
     fn take(entry: u64, turn: Turn) -> Taken;
+    /// A dump shows a confirmed entry with this fingerprint, which nobody can free meanwhile. Gives it a place in the
+    /// accounts that `accounts` finds, if it has none.
+    fn adopt(entry: u64, print: u64, accounts: impl FnOnce() -> u64) -> Adopted;
 }
 
 /// The accounts of an entry, wherever this kernel keeps them; 0: it has no place.
@@ -129,6 +144,69 @@ impl Places for ByBucket {
             (false, false) => Taken::From(accounts),
         }
     }
+
+    #[inline(always)]
+    fn adopt(entry: u64, print: u64, accounts: impl FnOnce() -> u64) -> Adopted {
+        if let Some(place) = find(entry)
+            && is_of(place, print)
+        {
+            // SAFETY: a live value of an array.
+            unsafe {
+                let is = core::ptr::read_volatile(&raw const (*place).entry);
+                if is & STATE_MASK == PLACE_SUSPECT {
+                    exchange(&raw mut (*place).entry, is, entry | PLACE_CONFIRMED);
+                }
+            }
+            return Adopted::No;
+        }
+        let (Some(lock), Some(busy)) = (AUDIT.get_ptr_mut(AUDIT_LOCK), AUDIT.get_ptr_mut(AUDIT_BUSY)) else {
+            return Adopted::No;
+        };
+        // SAFETY: a live value of an array.
+        if unsafe { exchange(lock, 0, 1) } != 0 {
+            // SAFETY: as above.
+            unsafe { add_one(busy) };
+            return Adopted::No;
+        }
+        let adopted = take_in(entry, print, accounts);
+        // SAFETY: as above; nobody else writes it while it is 1.
+        unsafe { core::ptr::write_volatile(lock, 0) };
+        adopted
+    }
+}
+
+/// Is the place this entry's, alive? Else it is another's that was at this address, or an old sign.
+#[inline(always)]
+fn is_of(place: *mut Place, print: u64) -> bool {
+    // SAFETY: a live value of an array.
+    unsafe {
+        let state = core::ptr::read_volatile(&raw const (*place).entry) & STATE_MASK;
+        let is = core::ptr::read_volatile(&raw const (*place).accounts) >> PLACE_PRINT_SHIFT;
+        state < PLACE_FREED && is == print
+    }
+}
+
+/// What `adopt` does alone.
+#[inline(always)]
+fn take_in(entry: u64, print: u64, accounts: impl FnOnce() -> u64) -> Adopted {
+    let (place, adopted) = match find(entry) {
+        Some(place) if is_of(place, print) => return Adopted::No,
+        Some(place) => {
+            // SAFETY: a live value of an array.
+            let (state, before) = unsafe { ((*place).entry & STATE_MASK, (*place).accounts) };
+            (place, if state < PLACE_FREED { Adopted::Over(before) } else { Adopted::Now })
+        }
+        None => match claim(entry, entry | PLACE_CONFIRMED) {
+            Some(place) => (place, Adopted::Now),
+            None => return Adopted::No,
+        },
+    };
+    // SAFETY: as above; the entry is held by the dump, so no other program writes its place.
+    unsafe {
+        (*place).accounts = accounts();
+        core::ptr::write_volatile(&raw mut (*place).entry, entry | PLACE_CONFIRMED);
+    }
+    adopted
 }
 
 #[inline(always)]
@@ -225,5 +303,16 @@ impl Places for ByHash {
         };
         let _: Result<(), i32> = PLACES_BY_HASH.remove(entry);
         Taken::From(accounts)
+    }
+
+    #[inline(always)]
+    fn adopt(entry: u64, _: u64, accounts: impl FnOnce() -> u64) -> Adopted {
+        if PLACES_BY_HASH.get_ptr(entry).is_none()
+            && PLACES_BY_HASH.insert(entry, [PLACE_CONFIRMED, accounts()], BPF_NOEXIST.into()).is_ok()
+        {
+            Adopted::Now
+        } else {
+            Adopted::No
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use conntrack_user::attribute::api::handle::ApiHandle;
+use conntrack_user::attribute::api::handle::{ApiHandle, ServiceHandle};
 use conntrack_user::attribute::api::settings::Settings;
 use conntrack_user::attribute::api::watch::Timing;
 use conntrack_user::cli::{self, Cli};
@@ -100,7 +100,7 @@ fn watch(system: System, kubernetes: &Settings, top: &Top) -> anyhow::Result<u8>
     may_run(&system, kubernetes).with_context(|| format!("no daemon answers at {}", top.address))?;
     // The screen is the terminal's: log lines have no place on it.
     let log = Logger::to(LogFormat::Text, std::io::sink(), 64).context("cannot start the log writer")?;
-    let stages = Stages::start(system, &log, ApiHandle::ask_once(kubernetes))?;
+    let stages = Stages::start(system, &log, ApiHandle::ask_once(kubernetes), None)?;
     let printed = print(Box::new(feed::Here(Source(stages.daemon.clone()))));
     stages.stop()?;
     printed.map(|()| 0)
@@ -127,7 +127,12 @@ struct Stages {
 
 impl Stages {
     /// Loads the probes and starts reading and draining.
-    fn start(system: System, log: &Logger, pods: ApiHandle) -> anyhow::Result<Self> {
+    fn start(
+        system: System,
+        log: &Logger,
+        pods: ApiHandle,
+        services: Option<ServiceHandle>,
+    ) -> anyhow::Result<Self> {
         let (daemon, events) = match Probes::load(&system) {
             Ok(loaded) => Daemon::new(system, log.clone(), Some(loaded)),
             Err(error) => {
@@ -141,6 +146,9 @@ impl Stages {
             }
         };
         daemon.set_api(pods);
+        if let Some(services) = services {
+            daemon.set_services(services);
+        }
         let rounds = daemon.clone();
         let mut threads =
             vec![std::thread::Builder::new().name("rounds".into()).spawn(move || rounds.rounds())?];
@@ -166,11 +174,16 @@ fn serve(system: System, kubernetes: &Settings, run: &Run) -> anyhow::Result<u8>
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let listener = runtime.block_on(http::bind(&run.listen_address))?;
     let log = Logger::stdout(run.log_format).context("cannot start the log writer")?;
-    let pods = {
+    let (pods, services) = {
         let _guard = runtime.enter();
-        kubernetes.plan().map_or_else(ApiHandle::disabled, |plan| ApiHandle::watch(plan, Timing::default()))
+        let (pods, services) = (kubernetes.plan(), kubernetes.plan());
+        (
+            pods.map_or_else(ApiHandle::disabled, |plan| ApiHandle::watch(plan, Timing::default())),
+            services
+                .map_or_else(ServiceHandle::disabled, |plan| ServiceHandle::watch(plan, Timing::default())),
+        )
     };
-    let stages = Stages::start(system, &log, pods)?;
+    let stages = Stages::start(system, &log, pods, Some(services))?;
     let address = http::address(&listener)?;
     log.info("serving", &[("address", address.to_string().into())]);
     let exporter = Exporter::new(run.max_pods, true);

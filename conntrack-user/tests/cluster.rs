@@ -11,6 +11,8 @@ mod api;
 mod node;
 #[path = "cluster/server.rs"]
 mod server;
+#[path = "cluster/services.rs"]
+mod services;
 
 use std::time::{Duration, Instant};
 
@@ -61,10 +63,12 @@ async fn discovery_against_a_real_api_server() {
     manifests_and_a_service_account(&cluster, &admin).await;
     names_and_deletion(&cluster, &admin).await;
     no_rights(&cluster, &admin).await;
+    services::named_and_forgotten(&cluster, &admin).await;
     restart(&mut cluster, &admin).await;
     stopped(&cluster, &admin).await;
     the_daemon_beside_what_the_node_shows(&cluster, &admin).await;
     two_thousand(&cluster, &admin).await;
+    services::ten_thousand(&cluster, &admin).await;
 }
 
 /// The manifests are taken by the server, and the token of their account is enough.
@@ -93,16 +97,20 @@ async fn manifests_and_a_service_account(cluster: &Cluster, admin: &Admin) {
             .await
             .is_ok()
     };
-    assert!(allowed("GET", "/api/v1/pods").await);
+    assert!(allowed("GET", "/api/v1/pods").await && allowed("GET", "/api/v1/services").await);
     for (method, path) in [
         ("GET", "/api/v1/nodes"),
         ("GET", "/api/v1/secrets"),
-        ("GET", "/api/v1/services"),
+        ("GET", "/api/v1/namespaces/default/services/kubernetes"),
+        ("GET", "/api/v1/endpoints"),
+        ("GET", "/apis/discovery.k8s.io/v1beta1/endpointslices"),
         ("DELETE", "/api/v1/namespaces/shop/pods/x"),
     ] {
         assert!(!allowed(method, path).await, "{method} {path}");
     }
-    figure("deploy/*.yaml taken; the service account's token lists and watches pods, and nothing else");
+    figure(
+        "deploy/*.yaml taken; the service account's token lists and watches pods and Services, and nothing else",
+    );
 }
 
 async fn names_and_deletion(cluster: &Cluster, admin: &Admin) {
@@ -157,9 +165,9 @@ async fn no_rights(cluster: &Cluster, admin: &Admin) {
     let flags = ["--kubernetes.node-name", NODE, "--kubernetes.kubeconfig", kubeconfig.to_str().unwrap()];
     let output = program(&logs).arg("doctor").args(flags).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let line =
-        text.lines().find(|line| line.starts_with("- kubernetes:")).unwrap_or_else(|| panic!("{text}"));
-    assert!(line.contains("forbidden") && line.contains("rbac.yaml"), "{line}");
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("- kubernetes:")).collect();
+    assert!(lines.len() == 2, "{text}");
+    assert!(lines.iter().all(|line| line.contains("forbidden") && line.contains("rbac.yaml")), "{lines:?}");
     let binding = json!({
         "metadata": {"name": "late"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "conntrack-pressure"},
@@ -304,7 +312,7 @@ async fn the_daemon_beside_what_the_node_shows(cluster: &Cluster, admin: &Admin)
     let output = program(&logs).arg("doctor").args(flags).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let told: Vec<&str> = text.lines().filter(|line| line.starts_with("- kubernetes:")).collect();
-    assert!(told.len() == 6 && told[0].contains("synced"), "{text}");
+    assert!(told.len() == 7 && told[0].contains("synced"), "{text}");
     println!("{}", told.join("\n"));
     drop((stranger, moved));
     admin.delete_pod("moved").await;

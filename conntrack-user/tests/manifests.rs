@@ -71,7 +71,7 @@ fn the_image_starts_the_real_binary_with_a_command_that_parses() {
 }
 
 #[test]
-fn the_daemonset_may_ask_for_the_pods_of_its_node_and_nothing_else() {
+fn the_daemonset_may_ask_for_pods_and_services_and_nothing_else() {
     let (daemonset, rbac) = (manifest("daemonset.yaml"), manifest("rbac.yaml"));
     assert!(daemonset.contains("automountServiceAccountToken: true\n"));
     let name = Cli::command().get_arguments().find(|a| a.get_id() == "node_name").unwrap().clone();
@@ -82,6 +82,6 @@ fn the_daemonset_may_ask_for_the_pods_of_its_node_and_nothing_else() {
         let lines = rbac.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key));
         lines.map(|value| value.trim_start_matches(':').trim().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(of("resources"), ["[pods]"]);
-    assert_eq!(of("verbs"), ["[get, list, watch]"]);
+    assert_eq!(of("resources"), ["[pods]", "[services]"]);
+    assert_eq!(of("verbs"), ["[get, list, watch]", "[list, watch]"]);
 }

@@ -30,6 +30,7 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("owners", &["owners"], FULL),
     suite("whose", &["whose"], FULL),
     suite("whose by kprobe", &["whose", "--mechanism", "kprobe"], MATRIX_ONLY),
+    suite("audited", &["audited"], FULL),
     suite("balance", &["balance"], MATRIX_ONLY),
     suite("balance by kprobe", &["balance", "--mechanism", "kprobe"], MATRIX_ONLY),
     suite("restart", &["restart", "--size", "20000"], MATRIX_ONLY),

@@ -130,7 +130,7 @@ pub(super) fn allocated<R: Reader, P: Places>(turn: Turn, call: Call, ct: u64) {
     let placed = P::place(ct, turn, || {
         let accounts = of_new::<R>(netns_by::<R>(call.net), call.orig);
         owner = accounts.owner();
-        accounts.0
+        accounts.printed::<R>(call.orig).0
     });
     match placed {
         Placed::Already => return turn.other_was_first(),

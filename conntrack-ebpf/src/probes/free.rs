@@ -7,14 +7,12 @@ use aya_ebpf::{
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
-use conntrack_common::{directory::seed_key, turn::Twin};
+use conntrack_common::turn::Twin;
 
 use super::scalar;
 use crate::{
     account::{Accounts, Column, add},
-    directory::take_seed,
-    kernel::{self, ct_life, ct_netns},
-    maps::offsets,
+    kernel::{ct_life, ct_netns},
     place::{ByBucket, ByHash, Places, Taken},
     table::slot,
     turn::Turn,
@@ -58,25 +56,9 @@ pub(super) fn freed<P: Places>(turn: Turn, ct: u64) {
         Taken::Already => turn.other_was_first(),
         Taken::Unplaced => {
             if turn.is_mine(ct, || ct_life(ct)) {
-                unplaced(ct);
+                // It is older than the probes and no dump has shown it, or found no place.
+                add(slot(ct_netns(ct)), Column::Frees);
             }
         }
-    }
-}
-
-/// It is older than the probes, or found no place.
-#[inline(never)]
-fn unplaced(ct: u64) {
-    let netns = ct_netns(ct);
-    let mut seed = 0;
-    if let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) {
-        let key = seed_key(netns, &orig);
-        seed = take_seed(key[0], key[1], key[2]);
-    }
-    let account = if seed == 0 { slot(netns) } else { (seed as u32).wrapping_sub(1) };
-    add(account, Column::Frees);
-    let responder = (seed >> 32) as u32;
-    if responder != 0 {
-        add(responder - 1, Column::AnswersFreed);
     }
 }

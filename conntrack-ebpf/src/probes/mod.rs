@@ -1,6 +1,7 @@
 //! The hooks. Each file holds the handlers of one subject and the programs that call them.
 
 mod alloc;
+mod audit;
 #[cfg(feature = "bench")]
 mod bench;
 mod evict;

@@ -8,7 +8,6 @@ use conntrack_common::{AccountCounters, MAX_ACCOUNTS, MAX_TABLES};
 use super::snapshot::{OwnerPart, Owners};
 use crate::attribute::owner::Owner;
 use crate::drain::counters::AccountSums;
-use crate::drain::seeds::Seeded;
 
 /// How long an account whose owner is gone, and that holds nothing, stays: scrapes are to see its last figures,
 /// and a probe that has just looked it up is to be done with it.
@@ -30,9 +29,6 @@ pub struct Accounts {
 struct Row {
     netns: u32,
     owner: Owner,
-    /// Entries older than the probes, and those it answers.
-    seeded: i64,
-    seeded_answers: i64,
     inserts: Option<(Instant, u64)>,
     rate: Option<f64>,
     /// Since when nobody has asked for it and it has held nothing.
@@ -57,16 +53,7 @@ impl Accounts {
             self.refused += 1;
             return None;
         };
-        let row = Row {
-            netns,
-            owner: owner.clone(),
-            seeded: 0,
-            seeded_answers: 0,
-            inserts: None,
-            rate: None,
-            idle: None,
-            wanted: true,
-        };
+        let row = Row { netns, owner: owner.clone(), inserts: None, rate: None, idle: None, wanted: true };
         self.ids.insert(key, id);
         self.rows.insert(id, row);
         Some(id)
@@ -107,16 +94,6 @@ impl Accounts {
         self.rows.get(&account).map(|row| row.owner.clone()).filter(|owner| *owner != Owner::Unknown)
     }
 
-    /// Counts `times` (below zero: takes out) entries older than the probes.
-    pub fn seed(&mut self, seeded: Seeded, times: i64) {
-        if let Some(row) = self.rows.get_mut(&seeded.owner) {
-            row.seeded += times;
-        }
-        if let Some(row) = seeded.responder.and_then(|responder| self.rows.get_mut(&responder)) {
-            row.seeded_answers += times;
-        }
-    }
-
     /// What each owner holds of a table, whose entries are `accounted` in all. What no account holds, entries
     /// older than the probes whose owner could not be found for one, is nobody's known: the sum is `accounted`.
     /// `inserts_seen`: is the probe of inserts attached?
@@ -131,9 +108,8 @@ impl Accounts {
         let mut rest = accounted;
         for (id, counters) in sums {
             let mut row = self.rows.get_mut(id);
-            let (seeded, answers) = row.as_ref().map_or((0, 0), |row| (row.seeded, row.seeded_answers));
-            let entries = seeded + held(counters);
-            let responders = answers + counters.answers.wrapping_sub(counters.answers_freed).cast_signed();
+            let entries = held(counters);
+            let responders = counters.answers.wrapping_sub(counters.answers_freed).cast_signed();
             rest -= entries;
             let rate = row.as_mut().and_then(|row| row.rate(counters.inserts, now));
             if let Some(row) = row.as_mut() {
@@ -270,11 +246,12 @@ mod tests {
     fn the_sum_over_owners_is_what_is_accounted() {
         let mut accounts = Accounts::default();
         let (a, b) = (accounts.account(1, &pod("a")).unwrap(), accounts.account(1, &pod("b")).unwrap());
-        accounts.seed(Seeded { owner: a, responder: Some(b) }, 10);
-        let sums = [(3, counters(5, 1, 0, 2)), (a, counters(0, 4, 2, 0)), (b, counters(7, 7, 0, 0))];
-        let owners = accounts.owners(&sums, 13, Instant::now(), true);
-        assert_eq!(entries(&owners), [(pod("a"), 8), (pod("b"), 0), (Owner::Unknown, 2 + 3)]);
-        assert_eq!(owners.parts.iter().map(|part| part.responder_entries).collect::<Vec<_>>(), [0, 10, 0]);
+        // Ten older entries, eight of which a dump has shown: they moved from the table's own account to theirs.
+        let answered = AccountCounters { answers: 8, answers_freed: 1, ..counters(7, 7, 0, 0) };
+        let sums = [(3, counters(5, 1, 0, 10)), (a, counters(0, 4, 10, 0)), (b, answered)];
+        let owners = accounts.owners(&sums, 10, Instant::now(), true);
+        assert_eq!(entries(&owners), [(pod("a"), 6), (pod("b"), 0), (Owner::Unknown, 4)]);
+        assert_eq!(owners.parts.iter().map(|part| part.responder_entries).collect::<Vec<_>>(), [0, 7, 0]);
     }
 
     #[test]

@@ -67,6 +67,11 @@ impl Books {
         })
     }
 
+    /// Learns anew what the books began with: an audit has put right what they missed, and the kernel's count holds.
+    pub fn anew(&mut self) {
+        self.tables.values_mut().for_each(|book| book.seed = None);
+    }
+
     /// Does the namespace have a table, that is, has it had an entry?
     #[must_use]
     pub fn has(&self, netns: u32) -> bool {

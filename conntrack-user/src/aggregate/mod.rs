@@ -1,6 +1,7 @@
 //! Stage three: figures for each table from what was drained.
 
 pub mod accounts;
+pub mod audit;
 pub mod books;
 pub mod calm;
 pub mod dump_owners;

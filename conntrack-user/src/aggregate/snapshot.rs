@@ -210,10 +210,20 @@ pub struct AccountingOverflow {
     pub owners_without_account: u64,
     /// Addresses, devices and cgroups that the probes could not be told of, now.
     pub untold: u64,
-    /// Entries older than the probes whose owner could not be kept.
-    pub unseeded: u64,
     /// Entries that found no place: their table's limit was raised since start. None: without probes.
     pub unplaced: Option<u64>,
+}
+
+/// What was done to put the books right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Repairs {
+    /// Times that the books were compared with the tables entry by entry, because they had drifted.
+    pub audits: u64,
+    /// Entries that a dump showed and no account held, and that one holds since: those older than the probes, and
+    /// those whose allocation the probes missed.
+    pub adopted: u64,
+    /// Entries that accounts held though they were gone: the probes had missed their end.
+    pub swept: u64,
 }
 
 /// What the tool itself lost, held back or could not do.
@@ -223,6 +233,8 @@ pub struct Honesty {
     pub tables_in_overflow: u64,
     /// What found no room in the books by owner, and is in a bucket of its own instead.
     pub accounting: AccountingOverflow,
+    /// What was put right in them. None: without probes.
+    pub repairs: Option<Repairs>,
     /// Log events held back by the writer's own limit, or that could not be written.
     pub log_events_lost: u64,
     /// Did the last reading of each source succeed? Key: source, such as "ctnetlink", "namespaces", "owners".

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::api::directory::{Phase, PodDirectory};
-use super::api::handle::ApiHandle;
+use super::api::handle::{ApiHandle, ServiceHandle};
 use super::api::state::State;
 use super::index::NamespaceFacts;
 use super::netns_owner::{PodNames, owner_of_processes};
@@ -26,6 +26,12 @@ pub struct Discovery {
     pub stale_seconds: Option<f64>,
     /// Pods of this node as the API has them. None: it was never heard.
     pub api_pods: Option<usize>,
+    /// How it stands with the Services, as `kubernetes` has it. None: they are not asked for.
+    pub services: Option<&'static str>,
+    /// Why they are not "synced"; one line.
+    pub services_reason: Option<String>,
+    /// Services of the cluster as the API has them. None: it was never heard.
+    pub api_services: Option<usize>,
     /// Pods that have a log directory here.
     pub log_pods: usize,
     /// Where the API and the node disagree. None: there is no API in step to compare with.
@@ -126,6 +132,18 @@ pub fn compare(api: &PodDirectory, namespaces: &[NamespaceFacts]) -> Disagreemen
 }
 
 impl Discovery {
+    /// With how it stands with the Services.
+    #[must_use]
+    pub fn with_services(mut self, services: Option<&ServiceHandle>) -> Self {
+        if let Some(services) = services {
+            let state = services.status().state;
+            self.services = Some(state.word());
+            self.services_reason = state.reason().map(str::to_owned);
+            self.api_services = services.count();
+        }
+        self
+    }
+
     /// How it stands now; `log_pods` and `disagreements` as of the last survey.
     #[must_use]
     pub fn of(api: &ApiHandle, log_pods: usize, disagreements: Option<Disagreements>, now: Instant) -> Self {
@@ -136,6 +154,9 @@ impl Discovery {
             last_error: status.last_error,
             stale_seconds: status.state.stale_for(now).map(|time| time.as_secs_f64()),
             api_pods: api.known().map(|directory| directory.live().count()),
+            services: None,
+            services_reason: None,
+            api_services: None,
             log_pods,
             disagreements: disagreements.filter(|_| status.state == State::Synced),
         }

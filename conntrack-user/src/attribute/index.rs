@@ -133,6 +133,12 @@ impl OwnerIndex {
         if self.addresses_known { Owner::External } else { Owner::Unknown }
     }
 
+    /// Is this an address of the host, and of nobody else on this node?
+    #[must_use]
+    pub fn is_hosts(&self, address: IpAddr) -> bool {
+        self.addresses.place(address) == Place::Local(&Owner::Host)
+    }
+
     /// Every address that is somebody's, and of which nobody can be told: [`Owner::Unknown`].
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, &Owner)> {
         self.addresses.all()

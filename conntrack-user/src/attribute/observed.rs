@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use conntrack_common::EventKind;
 use serde::Serialize;
 
+use super::api::services::ServiceName;
 use super::owner::{Evidence, Owner};
 use super::resets::ResetVerdict;
 use crate::aggregate::snapshot::{OwnerPart, Owners};
@@ -87,6 +88,8 @@ pub struct Observed {
     pub evidence: Evidence,
     /// The responder, where a local pod is one.
     pub responder: Option<Owner>,
+    /// The Service that the original destination is, where one is known.
+    pub service: Option<ServiceName>,
     /// Refusals: who held most of the table.
     pub culprit: Option<Culprit>,
     /// Resets: the token matched.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::api::handle::ApiHandle;
+use super::api::handle::{ApiHandle, ServiceHandle};
 use super::api::state::State;
 use super::cgroup_tree::{CgroupTree, find_mount};
 use super::discover::{FoundNamespace, read_facts};
@@ -41,6 +41,9 @@ pub struct Survey {
     heard: bool,
     last: Option<Last>,
     api: Option<ApiHandle>,
+    services: Option<ServiceHandle>,
+    /// How it stood with Services when that was told last.
+    services_told: Option<&'static str>,
     /// How it stood with the API when that was told last.
     told: Option<&'static str>,
     /// As of the last index: pods with a log directory, and where the API disagrees.
@@ -82,6 +85,24 @@ impl Survey {
         self.api = Some(api);
     }
 
+    /// From now on Services are known as the API has them.
+    pub fn set_services(&mut self, services: ServiceHandle) {
+        self.services = Some(services);
+    }
+
+    /// Did the last reading of Services succeed? None: none is asked, or there was no answer yet.
+    #[must_use]
+    pub fn services_success(&self) -> Option<bool> {
+        self.services.as_ref()?.status().state.success()
+    }
+
+    /// How it stands with Services, when that is another state than at the last call.
+    pub fn services_news(&mut self) -> Option<State> {
+        let state = self.services.as_ref()?.status().state;
+        let before = self.services_told.replace(state.word());
+        (before != self.services_told && state != State::Connecting(None)).then_some(state)
+    }
+
     /// The same, to begin with.
     #[must_use]
     pub fn with_api(api: ApiHandle) -> Self {
@@ -105,7 +126,8 @@ impl Survey {
     #[must_use]
     pub fn discovery(&self, now: Instant) -> Option<Discovery> {
         let (logs, disagreements) = &self.compared;
-        Some(Discovery::of(self.api.as_ref()?, *logs, disagreements.clone(), now))
+        let found = Discovery::of(self.api.as_ref()?, *logs, disagreements.clone(), now);
+        Some(found.with_services(self.services.as_ref()))
     }
 
     /// A new index when something changed. None: the last one holds.

@@ -8,9 +8,7 @@ use conntrack_common::directory::{
 
 use super::index::OwnerIndex;
 use super::owner::Owner;
-use crate::drain::ct_entry::Entry;
 use crate::drain::directory::Told;
-use crate::drain::seeds::Seeded;
 
 /// cgroups told at most, so that they leave room for addresses.
 const MAX_CGROUPS: usize = 1_024;
@@ -98,29 +96,9 @@ fn key_of(netns: u32, address: IpAddr) -> DirectoryKey {
     address_key(netns, l3num, [word(0), word(1)])
 }
 
-/// The accounts of an entry by what is told, as the probes find them without the packet. None: its table is not
-/// told of.
-#[must_use]
-pub fn accounts_of(told: &Told, netns: u32, entry: &Entry) -> Option<Seeded> {
-    let table = *told.get(&table_key(netns))?;
-    let account = |value: u64| (value as u32).checked_sub(1);
-    if table & OWNER_SEARCH == 0 {
-        return Some(Seeded { owner: account(table)?, responder: None });
-    }
-    let of = |tuple: &conntrack_common::Tuple| {
-        told.get(&address_key(netns, tuple.l3num.into(), tuple.saddr)).copied()
-    };
-    Some(Seeded {
-        owner: account(of(&entry.orig).unwrap_or(table))?,
-        responder: of(&entry.reply).filter(|value| value & OWNER_TENANT != 0).and_then(account),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-
-    use conntrack_common::Tuple;
 
     use super::super::index::{Inputs, NamespaceFacts};
     use super::*;
@@ -206,31 +184,5 @@ mod tests {
     fn nobody_is_elsewhere_while_addresses_are_missing() {
         let (told, accounts) = told(false);
         assert_eq!(told[&table_key(HOST)] as u32, accounts[&(HOST, Owner::Unknown)] + 1);
-    }
-
-    #[test]
-    fn an_old_entry_is_in_the_account_of_its_source() {
-        let (told, accounts) = told(true);
-        let tuple = |source: &str, destination: &str| {
-            let address = |text: &str| {
-                let key = key(0, text);
-                [key[1], key[2]]
-            };
-            Tuple { saddr: address(source), daddr: address(destination), l3num: 2, ..Tuple::default() }
-        };
-        let entry = |source, asked, answering| Entry {
-            orig: tuple(source, asked),
-            reply: tuple(answering, source),
-            zone: 0,
-            mark: None,
-            status: 0,
-        };
-        let of = |entry| accounts_of(&told, HOST, &entry).unwrap();
-        let id = |owner: &Owner| accounts[&(HOST, owner.clone())];
-        let out = of(entry("10.1.0.2", "9.9.9.9", "9.9.9.9"));
-        assert_eq!(out, Seeded { owner: id(&pod()), responder: None });
-        let service = of(entry("9.9.9.9", "10.0.0.1", "10.1.0.2"));
-        assert_eq!(service, Seeded { owner: id(&Owner::External), responder: Some(id(&pod())) });
-        assert_eq!(accounts_of(&told, 99, &entry("1.1.1.1", "2.2.2.2", "2.2.2.2")), None);
     }
 }

@@ -6,7 +6,7 @@ use super::doctor_text::{Conntrack, Doctor, Note, ProbeRow, Tier};
 use super::remedy::remedy;
 use crate::aggregate::gaps::gaps;
 use crate::aggregate::snapshot::ProbeState;
-use crate::attribute::api::handle::ApiHandle;
+use crate::attribute::api::handle::{ApiHandle, ServiceHandle};
 use crate::attribute::api::settings::Settings;
 use crate::attribute::discovery::Discovery;
 use crate::attribute::survey::Survey;
@@ -32,7 +32,15 @@ pub fn examine(system: &System, kubernetes: &Settings) -> Doctor {
         Err(error) => unloaded(&format!("{error:#}")),
     };
     let module = system.sysfs.join("module/nf_conntrack/initstate").exists();
-    let mut survey = Survey::with_api(ApiHandle::ask_once(kubernetes));
+    // Both at once: a person waits.
+    let (pods, services) = std::thread::scope(|scope| {
+        let services = scope.spawn(|| ServiceHandle::ask_once(kubernetes));
+        (ApiHandle::ask_once(kubernetes), services.join())
+    });
+    let mut survey = Survey::with_api(pods);
+    if let Ok(services) = services {
+        survey.set_services(services);
+    }
     let now = Instant::now();
     survey.index(system, &scan.namespaces, now);
     let (tier, tier_reason) = tier(&states, around.conntrack_loaded);
@@ -64,6 +72,16 @@ fn discovery_notes(found: &Discovery) -> Vec<Note> {
         }
     };
     let mut notes = vec![note(told, None)];
+    if let (Some(state), false) = (found.services, found.services == Some("disabled")) {
+        let told = match (&found.services_reason, found.api_services) {
+            (None, Some(services)) => format!("Services {state}, {services} of the cluster"),
+            (reason, _) => {
+                let reason = reason.as_deref().unwrap_or("no answer");
+                format!("Services {state}: {reason}; events name no Service")
+            }
+        };
+        notes.push(note(told, None));
+    }
     if let Some(disagreements) = &found.disagreements {
         let count: u64 = disagreements.counts.values().sum();
         notes.extend(disagreements.examples.values().map(|example| note(example.clone(), None)));
@@ -111,12 +129,21 @@ mod tests {
             last_error: None,
             stale_seconds: None,
             api_pods: None,
+            services: None,
+            services_reason: None,
+            api_services: None,
             log_pods: 3,
             disagreements: None,
         };
         let told =
             |found: &Discovery| discovery_notes(found).into_iter().map(|n| n.found).collect::<Vec<_>>();
         assert_eq!(told(&found), ["API forbidden: no right; 3 pods by their log directories"]);
+        (found.services, found.services_reason) = (Some("forbidden"), Some("no right to list".into()));
+        assert_eq!(told(&found)[1], "Services forbidden: no right to list; events name no Service");
+        (found.services, found.services_reason, found.api_services) = (Some("synced"), None, Some(7));
+        assert_eq!(told(&found)[1], "Services synced, 7 of the cluster");
+        found.services = Some("disabled");
+        assert_eq!(told(&found).len(), 1);
         (found.kubernetes, found.reason, found.api_pods) = ("synced", None, Some(4));
         let counts = [("name", 2)].into();
         found.disagreements = Some(Disagreements { counts, examples: [("name", "one".to_owned())].into() });

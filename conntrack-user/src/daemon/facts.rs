@@ -50,6 +50,10 @@ impl Daemon {
         let device = query
             .ifindex
             .and_then(|ifindex| owners.index.as_ref()?.device(event.netns, ifindex).map(str::to_owned));
+        let service = orig.as_ref().zip(owners.services.as_ref()).and_then(|(flow, services)| {
+            services
+                .addressed(flow, |address| owners.index.as_ref().is_some_and(|index| index.is_hosts(address)))
+        });
         let host = owners.host == Some(event.netns);
         let table = owners.table(event.netns);
         owners.ledger.lost(kind, table, &found.owner, 1);
@@ -67,6 +71,7 @@ impl Daemon {
             owner: found.owner,
             evidence: found.evidence,
             responder: found.responder,
+            service,
             culprit: self.culprit(kind, event.netns),
             token: token_evidence(event),
             verdict,

@@ -1,5 +1,6 @@
 //! The running daemon: two threads that drain, and the view the exporter prints.
 
+mod audit;
 mod discovery;
 mod facts;
 mod held;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::audit::Audit;
 use self::held::Held;
 use self::owners::Owners;
 use crate::aggregate::books::Books;
@@ -49,6 +51,7 @@ pub struct Daemon {
     books: Mutex<Books>,
     owners: Mutex<Owners>,
     held: Mutex<Option<Held>>,
+    audit: Mutex<Option<Audit>>,
     forecasts: Mutex<Forecasts>,
     /// The host's namespace, as last found.
     host: Mutex<Option<Namespace>>,
@@ -76,12 +79,13 @@ impl Daemon {
         let mut daemon = Self::of(system, log, Vec::new());
         let mut ring = None;
         if let Some((probes, drains)) = probes {
-            let Drains { counters, sources, events, pending, directory, seeds } = drains;
+            let Drains { counters, sources, events, pending, directory, places, sweeps } = drains;
             daemon.probes = Mutex::new(Some(probes));
             daemon.counters = Some(counters);
             daemon.sources = Mutex::new(Some(sources));
             daemon.pending = Mutex::new(Some(pending));
-            daemon.held = Mutex::new(Some(Held::new(directory, seeds)));
+            daemon.held = Mutex::new(Some(Held::new(directory)));
+            daemon.audit = Mutex::new(Some(Audit::new(places, sweeps)));
             ring = Some(events);
         }
         (Arc::new(daemon), ring)
@@ -104,6 +108,7 @@ impl Daemon {
             books: Mutex::default(),
             owners: Mutex::default(),
             held: Mutex::default(),
+            audit: Mutex::default(),
             forecasts: Mutex::default(),
             host: Mutex::default(),
             dumps: Mutex::default(),
@@ -158,6 +163,7 @@ impl Daemon {
                 ];
                 self.log.warn("not covered here, or only in part", &fields);
             }
+            self.audit(&view.snapshot);
             *lock(&self.beat) = Some(Instant::now());
             self.rest();
         }
@@ -175,24 +181,20 @@ impl Daemon {
         }
     }
 
-    /// Attaches the probes, to a table whose entries have owners: those from before too.
+    /// Tells the probes of the owners and attaches them; then they are shown the entries from before.
     fn begin(&self) {
         let namespaces = netns::scan_namespaces(&self.system.procfs).unwrap_or_default().namespaces;
         self.index(&namespaces, &mut Snapshot::default());
-        if let Some(held) = lock(&self.held).as_mut() {
-            held.plant(&namespaces);
-        }
-        self.attach();
-        if let Some(held) = lock(&self.held).as_mut() {
-            held.weed(&namespaces);
-        }
+        self.attach(&namespaces);
     }
 
-    /// Attaches the probes and logs what did not attach.
-    fn attach(&self) {
+    /// Attaches the probes, shows them the entries there are, and logs what did not attach. Who asks for a reading
+    /// meanwhile waits: before it is done, nobody is known to hold anything.
+    fn attach(&self, namespaces: &[Namespace]) {
         let mut probes = lock(&self.probes);
         let Some(probes) = probes.as_mut() else { return };
         probes.attach();
+        self.adopt(namespaces);
         // Second choices have one cause between them, and lose nothing: one line. What is not attached at all has
         // one each.
         let states = probes.states();

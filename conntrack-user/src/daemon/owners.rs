@@ -5,6 +5,7 @@ use std::sync::Arc;
 use conntrack_common::EventKind;
 use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX, FLAG_REPEATED};
 
+use crate::attribute::api::handle::ServiceHandle;
 use crate::attribute::decode::source_flow;
 use crate::attribute::index::{Attribution, OwnerIndex, Query};
 use crate::attribute::ledger::Ledger;
@@ -17,6 +18,8 @@ pub(super) struct Owners {
     pub(super) index: Option<Arc<OwnerIndex>>,
     pub(super) host: Option<u32>,
     pub(super) ledger: Ledger,
+    /// The Services of the cluster. None: not asked for.
+    pub(super) services: Option<ServiceHandle>,
 }
 
 impl Owners {

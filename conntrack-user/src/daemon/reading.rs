@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use conntrack_common::Counter;
 
+use super::audit::Audit;
 use super::{Daemon, lock, monotonic};
 use crate::aggregate::books::Reading;
 use crate::aggregate::calm::calmest;
@@ -144,6 +145,7 @@ impl Daemon {
                 held.accounts.retire(now, alive, |account| counters.zero_account(account));
                 snapshot.honesty.accounting = held.overflow();
             }
+            snapshot.honesty.repairs = lock(&self.audit).as_ref().map(Audit::repairs);
         }
         drop(books);
         snapshot.honesty.collectors.insert("ctnetlink", all_read);

@@ -1,9 +1,12 @@
 //! The probes' counters, read through a mapping: a map system call would make the kernel skip kprobe programs.
 
+use std::mem::offset_of;
+
 use aya::maps::Map;
 use conntrack_common::{AccountCounters, Counter, MAX_ACCOUNTS, MAX_TABLES, OVERFLOW_SLOT, TableCounters};
 
 use super::mapping::Mapping;
+use super::places::Swept;
 use super::pool::Pool;
 
 /// Slots of dead namespaces are given back only below this many free ones: it costs two map system calls.
@@ -73,6 +76,17 @@ impl Counters {
         let slot = self.slot(netns).unwrap_or(OVERFLOW_SLOT) as usize;
         let words = size_of::<TableCounters>() / size_of::<u64>();
         self.counters.add(slot * self.cpus * words + counter as usize, 1);
+    }
+
+    /// Takes an entry whose end no probe has seen out of its accounts.
+    pub fn add_free(&self, swept: Swept) {
+        const FREES: usize = offset_of!(AccountCounters, frees) / size_of::<u64>();
+        const ANSWERS_FREED: usize = offset_of!(AccountCounters, answers_freed) / size_of::<u64>();
+        let word = |account: u32, word| account as usize * AccountCounters::WORDS + word;
+        self.accounts.add(word(swept.owner, FREES), 1);
+        if let Some(responder) = swept.responder {
+            self.accounts.add(word(responder, ANSWERS_FREED), 1);
+        }
     }
 
     /// As [`Self::table`], and zeros for a namespace in which nothing happened yet. None: it may be among those

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::view::{HeldCounts, OwnerCounts, View};
 use crate::aggregate::gaps::{Gap, GapState};
 use crate::aggregate::snapshot::{
-    AccountingOverflow, Counted, Forecast, Honesty, KernelStats, ProbeState, ResetCount, Snapshot, Table,
+    AccountingOverflow, Counted, Forecast, Honesty, KernelStats, ProbeState, Repairs, ResetCount, Snapshot,
+    Table,
 };
 use crate::attribute::discovery::{Disagreements, Discovery, KINDS, NO_LOGS};
 use crate::attribute::owner::Owner;
@@ -107,6 +108,9 @@ pub(crate) fn snapshot() -> Snapshot {
             last_error: None,
             stale_seconds: None,
             api_pods: Some(3),
+            services: Some("synced"),
+            services_reason: None,
+            api_services: Some(5),
             log_pods: 2,
             disagreements: Some(Disagreements {
                 counts: KINDS.map(|kind| (kind, u64::from(kind == NO_LOGS))).into(),
@@ -115,6 +119,7 @@ pub(crate) fn snapshot() -> Snapshot {
         }),
         honesty: Honesty {
             accounting: AccountingOverflow { unplaced: Some(0), ..AccountingOverflow::default() },
+            repairs: Some(Repairs { audits: 1, adopted: 40, swept: 2 }),
             tables_in_overflow: 0,
             log_events_lost: 0,
             collectors: BTreeMap::from([("ctnetlink", true), ("namespaces", false)]),

@@ -59,6 +59,10 @@ pub fn record(o: &Observed) -> Record {
         owner(&mut inner, responder);
         r.push("responder", Value::Fields(inner));
     }
+    if let Some(service) = &o.service {
+        r.push("service_namespace", service.namespace.as_str());
+        r.push("service", service.name.as_str());
+    }
     if let Some(culprit) = &o.culprit {
         let mut inner = Record::default();
         owner(&mut inner, &culprit.owner);

@@ -10,6 +10,7 @@ use super::log_event::record;
 use super::log_fields::FIELDS;
 use super::record::{LogFormat, Record, Value};
 use super::{fixture, golden};
+use crate::attribute::api::services::ServiceName;
 use crate::attribute::observed::{Culprit, Flow, Observed, TokenEvidence};
 use crate::attribute::owner::{Evidence, Owner};
 use crate::attribute::resets::ResetVerdict;
@@ -31,6 +32,7 @@ fn observed(kind: EventKind) -> Observed {
         owner: Owner::Unknown,
         evidence: Evidence::None,
         responder: None,
+        service: None,
         culprit: None,
         token: None,
         verdict: None,
@@ -63,15 +65,26 @@ fn all() -> Vec<Observed> {
         ..observed(EventKind::ResetSent)
     };
     let icmp = Some(flow("fd00::1", 77, "fd00::2", 128 << 8, 58));
+    let backend = ServiceName { namespace: "shop".into(), name: "backend".into() };
     vec![
         Observed {
             suppressed: 41,
+            owner: fixture::pod("proxy-0"),
+            evidence: Evidence::SourceAddress,
+            service: Some(backend.clone()),
             culprit: Some(Culprit { owner: fixture::pod("shop-0"), entries: 900, percent: 90 }),
             ..observed(EventKind::RefusedTableFull)
         },
         Observed {
             culprit: Some(Culprit { owner: service.clone(), entries: 5, percent: 50 }),
             ..observed(EventKind::RefusedTableFull)
+        },
+        Observed {
+            orig: Some(flow("203.0.113.5", 50_000, "192.0.2.1", 30_080, 6)),
+            owner: Owner::External,
+            evidence: Evidence::SourceAddress,
+            service: Some(backend),
+            ..observed(EventKind::EvictedEarlyDrop)
         },
         Observed { orig: icmp, host: false, owner: Owner::External, ..observed(EventKind::RefusedNoMemory) },
         evicted,

@@ -20,6 +20,7 @@ const fn field(name: &'static str, json: &'static str, when: &'static str, says:
 const KNOWN: &str = "when known";
 const TUPLE: &str = "when the record has a tuple";
 const CULPRIT: &str = "refused, and the owners of entries are counted";
+const SERVICE: &str = "the destination is a Service's that the Kubernetes API has told of";
 const RESET: &str = "reset that matched an eviction";
 
 /// All fields, in the order in which they are printed.
@@ -92,6 +93,13 @@ pub const FIELDS: &[Field] = &[
     field("responder.pod", "string", "responder is a pod", "Pod."),
     field("responder.pod_uid", "string", "responder is a pod", "Uid of the pod."),
     field("responder.cgroup", "string", "responder is a cgroup", "Path below the cgroup root."),
+    field("service_namespace", "string", SERVICE, "Kubernetes namespace of the Service addressed."),
+    field(
+        "service",
+        "string",
+        SERVICE,
+        "Name of the Service addressed: by its cluster, external or load balancer's address and port, or by a node port at an address of this node.",
+    ),
     field("culprit.owner", "string", CULPRIT, "Who held most of the table at the last reading. As `owner`."),
     field("culprit.namespace", "string", "culprit is a pod, and known", "Kubernetes namespace."),
     field("culprit.pod", "string", "culprit is a pod", "Pod."),

@@ -9,7 +9,9 @@ use crate::attribute::owner::Owner;
 /// The sentence.
 #[must_use]
 pub fn sentence(o: &Observed) -> String {
-    let (who, what, table) = (who(&o.owner), connection(o.orig.as_ref()), table(o));
+    let (who, table) = (who(&o.owner), table(o));
+    let service = o.service.as_ref().map(|service| format!(" (Service {service})")).unwrap_or_default();
+    let what = connection(o.orig.as_ref()) + &service;
     let mut s = match o.kind {
         EventKind::RefusedTableFull => match &o.culprit {
             Some(culprit) => format!(

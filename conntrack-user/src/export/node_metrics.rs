@@ -5,7 +5,7 @@ use super::descriptors::Kind::{Counter, Gauge};
 use super::descriptors::{Metric, Sample, Samples};
 use super::view::View;
 use crate::aggregate::gaps::GapState;
-use crate::aggregate::snapshot::ProbeState;
+use crate::aggregate::snapshot::{ProbeState, Repairs};
 
 const OWNER_OF_TABLE: &[&str] =
     &["table=host,pod,netns", "owner=pod,cgroup,host,external,unknown", "namespace", "pod", "cgroup"];
@@ -76,13 +76,13 @@ const fn process(name: &'static str, kind: super::descriptors::Kind, unit: &'sta
 fn accounting_overflow(view: &View) -> Vec<Sample> {
     let overflow = view.snapshot.honesty.accounting;
     let Some(unplaced) = overflow.unplaced else { return Vec::new() };
-    let all = [
-        ("account", overflow.owners_without_account),
-        ("directory", overflow.untold),
-        ("seed", overflow.unseeded),
-        ("place", unplaced),
-    ];
+    let all =
+        [("account", overflow.owners_without_account), ("directory", overflow.untold), ("place", unplaced)];
     all.iter().map(|(what, n)| Sample::new(&[("what", *what)], *n as f64)).collect()
+}
+
+fn repairs(view: &View, samples: impl Fn(Repairs) -> Vec<Sample>) -> Vec<Sample> {
+    view.snapshot.honesty.repairs.map_or_else(Vec::new, samples)
 }
 
 fn coverage_gap(view: &View) -> Vec<Sample> {
@@ -222,10 +222,33 @@ pub const NODE_METRICS: &[Metric] = &[
         name: "conntrack_accounting_overflow",
         kind: Gauge,
         unit: "as named",
-        labels: &["what=account,directory,seed,place"],
+        labels: &["what=account,directory,place"],
         help: "What found no room in the books by owner since start (directory: now): its entries are counted, as owner unknown.",
         absent: "Without probes.",
         samples: Samples::Node(accounting_overflow),
+    },
+    Metric {
+        name: "conntrack_accounting_audits_total",
+        kind: Counter,
+        unit: "audits",
+        labels: &[],
+        help: "Times that the books had drifted from the kernel's count for good, and were compared with the tables entry by entry and put right.",
+        absent: "Without probes.",
+        samples: Samples::Node(|v| repairs(v, |r| vec![Sample::bare(r.audits as f64)])),
+    },
+    Metric {
+        name: "conntrack_accounting_repaired_total",
+        kind: Counter,
+        unit: "entries",
+        labels: &["how=adopted,swept"],
+        help: "Entries put into an owner's account when a dump showed them (adopted: older than the probes, or their allocation was missed), or taken out because none did (swept: their end was missed).",
+        absent: "Without probes.",
+        samples: Samples::Node(|v| {
+            repairs(v, |r| {
+                let all = [("adopted", r.adopted), ("swept", r.swept)];
+                all.iter().map(|(how, n)| Sample::new(&[("how", *how)], *n as f64)).collect()
+            })
+        }),
     },
     Metric {
         name: "conntrack_counts_exact",

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use aya::maps::Map;
 use aya::{Ebpf, EbpfLoader};
 use conntrack_common::directory::{DIRECTORY_PLACES, DirectoryEntry};
-use conntrack_common::place::WAYS;
+use conntrack_common::place::{Bucket, WAYS};
 use conntrack_common::{Control, MAX_ACCOUNTS, MAX_SOURCES, MAX_TABLES, OVERFLOW_SLOT, SHARED_SOURCES};
 
 use super::attach::{Probes, state};
@@ -20,9 +20,9 @@ use crate::drain::directory::Directory;
 use crate::drain::events::Events;
 use crate::drain::mapping::Mapping;
 use crate::drain::pending::Pending;
+use crate::drain::places::{AUDIT_BYTES, Places};
 use crate::drain::pool::Pool;
 use crate::drain::presence;
-use crate::drain::seeds::{self, Seeds};
 use crate::drain::sources::Sources;
 use crate::drain::turns::Turns;
 use crate::kernel::btf::KernelBtf;
@@ -47,8 +47,10 @@ pub struct Drains {
     pub pending: Pending,
     /// Owners, as the probes find them.
     pub directory: Directory,
-    /// Entries older than the probes.
-    pub seeds: Seeds,
+    /// Places of entries.
+    pub places: Places,
+    /// Can what nobody saw the end of be taken out of its place? Not where places are a hash map.
+    pub sweeps: bool,
 }
 
 impl Probes {
@@ -66,25 +68,22 @@ impl Probes {
         let exchange = bpf::has_exchange();
         let placed = placed(presence::max(&system.procfs).ok());
         let buckets = if exchange { placed / WAYS as u32 * 2 } else { 1 };
-        let seeds = seeds::places(presence::count(&system.procfs).ok().unwrap_or(0));
         let reason = btf.enum_value("skb_drop_reason", "SKB_DROP_REASON_NETFILTER_DROP").unwrap_or(u32::MAX);
-        let (offsets, places_mask, seeds_mask) = (offsets(&btf), buckets - 1, seeds - 1);
+        let (offsets, places_mask) = (offsets(&btf), buckets - 1);
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", &offsets, true)
             .override_global("CPUS", &cpus, true)
             .override_global("PLACES_MASK", &places_mask, true)
-            .override_global("SEEDS_MASK", &seeds_mask, true)
             .override_global("REASON_NETFILTER_DROP", &reason, true)
             .map_max_entries("COUNTERS", MAX_TABLES * cpus)
             .map_max_entries("ACCOUNTS", MAX_ACCOUNTS * cpus)
             .map_max_entries("PLACES", buckets)
             .map_max_entries("PLACES_BY_HASH", if exchange { 1 } else { placed })
-            .map_max_entries("SEEDS", seeds)
             .load(OBJECT)
             .context("cannot load the probes' maps (root, or CAP_BPF and CAP_PERFMON, is needed)")?;
         let fentry = Fentry::new(OBJECT, &ebpf)?;
         // What is taken is kept open by whom it is handed to: programs are loaded later, and name maps by fd.
-        let drains = drains(&mut ebpf, cpus, seeds)?;
+        let drains = drains(&mut ebpf, cpus, buckets)?;
         let control = Mapping::new(take(&mut ebpf, "CONTROL")?, size_of::<Control>())?;
         let turns = Turns::new(take(&mut ebpf, "TURNS")?, take(&mut ebpf, "SIGNS")?)?;
         let cause = (reason == u32::MAX)
@@ -108,19 +107,22 @@ impl Probes {
     }
 }
 
-fn drains(ebpf: &mut Ebpf, cpus: u32, seeds: u32) -> anyhow::Result<Drains> {
+fn drains(ebpf: &mut Ebpf, cpus: u32, buckets: u32) -> anyhow::Result<Drains> {
     let tables = Pool::new(take(ebpf, "TABLES")?, take(ebpf, "FREE_SLOTS")?, OVERFLOW_SLOT + 1..MAX_TABLES)?;
     let sources =
         Pool::new(take(ebpf, "SOURCES")?, take(ebpf, "FREE_SOURCES")?, SHARED_SOURCES..MAX_SOURCES)?;
     let [counters, accounts, slots] = ["COUNTERS", "ACCOUNTS", "SLOT_NETNS"].map(|name| take(ebpf, name));
-    let entries = |count: u32| count as usize * size_of::<DirectoryEntry>();
+    let directory = DIRECTORY_PLACES as usize * size_of::<DirectoryEntry>();
+    let places = Mapping::new(take(ebpf, "PLACES")?, buckets as usize * size_of::<Bucket>())?;
+    let audit = Mapping::new(take(ebpf, "AUDIT")?, AUDIT_BYTES)?;
     Ok(Drains {
         counters: Counters::map(counters?, accounts?, slots?, tables, cpus)?,
         sources: Sources::map(take(ebpf, "SOURCE_WINDOWS")?, sources)?,
         events: Events::new(take(ebpf, "EVENTS")?)?,
         pending: Pending::new(take(ebpf, "PENDING")?, take(ebpf, "WAITING")?)?,
-        directory: Directory::new(Mapping::new(take(ebpf, "DIRECTORY")?, entries(DIRECTORY_PLACES))?),
-        seeds: Seeds::new(Mapping::new(take(ebpf, "SEEDS")?, entries(seeds))?, seeds),
+        directory: Directory::new(Mapping::new(take(ebpf, "DIRECTORY")?, directory)?),
+        sweeps: buckets > 1,
+        places: Places::new(places, buckets as usize * WAYS, audit),
     })
 }
 

@@ -3,7 +3,7 @@
 use conntrack_common::turn::Twin;
 
 use crate::cli::MechanismArg;
-use crate::export::coverage::{ALLOC, CLASH, CONFIRM, DELETE, EARLY_DROP, FREE, GC, KFREE_SKB};
+use crate::export::coverage::{ALLOC, AUDIT, CLASH, CONFIRM, DELETE, EARLY_DROP, FREE, GC, KFREE_SKB};
 
 /// A kernel place to hook a program to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +111,7 @@ const DELETE_FN: Hook = Hook::Function(&["nf_ct_delete.part.0", "nf_ct_delete"])
 const DELETE_WHOLE: Hook = Hook::Function(&["nf_ct_delete"]);
 const CONFIRM_FN: Hook = Hook::Function(&["__nf_conntrack_confirm"]);
 const CLASH_FN: Hook = Hook::Function(&["nf_ct_resolve_clash"]);
+const AUDIT_FN: Hook = Hook::Function(&["nf_ct_get_id"]);
 
 /// Every probe, in the order of attachment: `early_drop` before `alloc`, which relies on its mark; frees
 /// before allocations, so that no entry is ever counted in and not out.
@@ -185,6 +186,15 @@ pub const PROBES: &[Probe] = &[
                 Condition::WithoutExchange,
                 &[("alloc_enter_old", ALLOC_FN), ("alloc_return_old", ALLOC_FN)],
             ),
+        ],
+    },
+    Probe {
+        name: AUDIT,
+        purpose: "entries that a dump shows, and no account holds",
+        ways: &[
+            fentry(&[("audit_entry", AUDIT_FN)]),
+            kprobe_if(Condition::WithExchange, &[("audit_enter", AUDIT_FN)]),
+            kprobe_if(Condition::WithoutExchange, &[("audit_enter_old", AUDIT_FN)]),
         ],
     },
     Probe {

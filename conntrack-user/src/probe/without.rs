@@ -1,6 +1,6 @@
 //! What is lost without each probe, and what then stands in: for `doctor` and docs/kernels.md.
 
-use crate::export::coverage::{ALLOC, CLASH, CONFIRM, DELETE, EARLY_DROP, FREE, GC, KFREE_SKB};
+use crate::export::coverage::{ALLOC, AUDIT, CLASH, CONFIRM, DELETE, EARLY_DROP, FREE, GC, KFREE_SKB};
 
 /// What it means that a probe is not attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,9 @@ pub fn of(probe: &str) -> Option<Without> {
         ALLOC => without(
             "refusals with their addresses and owners, exactly, and the books of entries",
             "refusals inferred from kfree_skb while a table is at its limit; the kernel's drop statistic",
+        ),
+        AUDIT => nothing_instead(
+            "owners of entries older than this program, which are nobody's known, and the repair of the books by owner",
         ),
         KFREE_SKB => without(
             "the socket and device of a refused packet, and so some owners",

@@ -83,6 +83,20 @@ impl Admin {
         made["metadata"]["uid"].as_str().unwrap().to_owned()
     }
 
+    /// A Service of namespace `shop` at this cluster address, TCP port 80.
+    pub(crate) async fn service(&self, name: &str, address: &str) {
+        let spec = json!({
+            "clusterIP": address, "selector": {"app": name}, "ports": [{"protocol": "TCP", "port": 80, "targetPort": 8080}],
+        });
+        let meta = json!({"name": name, "annotations": {"example.org/fat": "y".repeat(500)}});
+        self.post("/api/v1/namespaces/shop/services", &json!({"metadata": meta, "spec": spec})).await;
+    }
+
+    pub(crate) async fn delete_service(&self, name: &str) {
+        let path = format!("/api/v1/namespaces/shop/services/{name}");
+        self.must(Method::DELETE, &path, "application/json", Vec::new()).await;
+    }
+
     pub(crate) async fn delete_pod(&self, name: &str) {
         let path = format!("/api/v1/namespaces/shop/pods/{name}?gracePeriodSeconds=0");
         self.must(Method::DELETE, &path, "application/json", Vec::new()).await;

@@ -1,5 +1,6 @@
 //! One connection to the API server. Everything that comes is bounded in size, and in time by the monotonic clock.
 
+use std::marker::PhantomData;
 use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use kube::{Client, Config};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::failure::Failure;
+use super::kind::Kind;
 use super::lines::Lines;
 use super::settings::{Plan, Target};
 use super::wire::{self, Change, Page};
@@ -87,8 +89,8 @@ impl Connection {
         Ok(Self { client, token, node: plan.node.clone(), patience })
     }
 
-    /// A page of the list of the node's pods.
-    pub(super) async fn page(&self, limit: u32, from: &From) -> Result<Page, Failure> {
+    /// A page of the list.
+    pub(super) async fn page<K: Kind>(&self, limit: u32, from: &From) -> Result<Page<K::Item>, Failure> {
         let mut query = format!("limit={limit}");
         match from {
             From::NotOlder(version) => query.push_str(&format!("&resourceVersion={version}")),
@@ -96,22 +98,22 @@ impl Connection {
             From::Now => {}
         }
         let deadline = Instant::now() + self.patience.page;
-        let body = self.get(&query).await?;
+        let body = self.get::<K>(&query).await?;
         let body = collect(body, MAX_PAGE, deadline).await?;
-        wire::page(&body, &self.node).map_err(|why| Failure::nonsense(&why))
+        wire::page::<K>(&body, &self.node).map_err(|why| Failure::nonsense(&why))
     }
 
     /// What changes from `version` on.
-    pub(super) async fn watch(&self, version: &str) -> Result<Changes<'_>, Failure> {
+    pub(super) async fn watch<K: Kind>(&self, version: &str) -> Result<Changes<'_, K>, Failure> {
         let seconds = self.patience.watch.as_secs().max(1);
         let query =
             format!("watch=1&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={version}");
-        let body = self.get(&query).await?;
-        Ok(Changes { body, lines: Lines::new(MAX_CHANGE), connection: self })
+        let body = self.get::<K>(&query).await?;
+        Ok(Changes { body, lines: Lines::new(MAX_CHANGE), connection: self, kind: PhantomData })
     }
 
-    async fn get(&self, query: &str) -> Result<Body, Failure> {
-        let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}&{query}", self.node);
+    async fn get<K: Kind>(&self, query: &str) -> Result<Body, Failure> {
+        let path = format!("/api/v1/{}?{}{query}", K::PLURAL, K::selector(&self.node));
         let agent = concat!("conntrack-pressure/", env!("CARGO_PKG_VERSION"));
         let mut request = Request::get(path).header(ACCEPT, "application/json").header(USER_AGENT, agent);
         if let Some(token) = &self.token {
@@ -126,47 +128,53 @@ impl Connection {
         if answer.status() == StatusCode::OK {
             Ok(answer.into_body())
         } else {
-            Err(self.refused(answer).await)
+            Err(self.refused(K::PLURAL, answer).await)
         }
     }
 
-    async fn refused(&self, answer: Response<Body>) -> Failure {
+    async fn refused(&self, what: &str, answer: Response<Body>) -> Failure {
         let code = answer.status().as_u16();
         let pause = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let deadline = Instant::now() + self.patience.answer;
         let body = collect(answer.into_body(), MAX_STATUS, deadline).await.unwrap_or_default();
         let status: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        Failure::status(code, status["message"].as_str().unwrap_or_default(), pause.map(Duration::from_secs))
+        Failure::status(
+            what,
+            code,
+            status["message"].as_str().unwrap_or_default(),
+            pause.map(Duration::from_secs),
+        )
     }
 }
 
 /// A watch.
-pub(super) struct Changes<'a> {
+pub(super) struct Changes<'a, K> {
     body: Body,
     lines: Lines,
     connection: &'a Connection,
+    kind: PhantomData<K>,
 }
 
 /// How a watch goes on.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum Next<I> {
     /// By a change, and up to where that goes.
-    Change(Change, Option<String>),
+    Change(Change<I>, Option<String>),
     /// Not at all: the server ended it.
     End,
     /// Not at all: nothing came for too long.
     Silence,
 }
 
-impl Changes<'_> {
+impl<K: Kind> Changes<'_, K> {
     /// Waits for what comes next.
-    pub(super) async fn next(&mut self) -> Result<Next, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Next<K::Item>, Failure> {
         // From line to line: what comes in drops and never makes one is no sign of life.
         let deadline = Instant::now() + self.connection.patience.silence;
         loop {
             let line = self.lines.next().map_err(|_| Failure::too_large(MAX_CHANGE))?;
             if let Some(line) = line {
-                let change = wire::change(line, &self.connection.node);
+                let change = wire::change::<K>(line, &self.connection.node);
                 return change.map(|(c, upto)| Next::Change(c, upto)).map_err(|why| Failure::nonsense(&why));
             }
             match timeout_at(deadline, self.body.frame()).await {

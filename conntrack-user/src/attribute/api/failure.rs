@@ -66,9 +66,9 @@ impl Failure {
         Self { kind: FailureKind::TooLarge, ..Self::other(&text) }
     }
 
-    /// An answer with this status instead of 200.
+    /// An answer with this status instead of 200, when asked for objects of this kind.
     #[must_use]
-    pub fn status(code: u16, message: &str, pause: Option<Duration>) -> Self {
+    pub fn status(what: &str, code: u16, message: &str, pause: Option<Duration>) -> Self {
         let message = message.trim();
         let said = if message.is_empty() { String::new() } else { format!(": {message:.160}") };
         let (kind, text) = match code {
@@ -79,7 +79,7 @@ impl Failure {
             403 => (
                 FailureKind::Forbidden,
                 format!(
-                    "no right to get, list and watch pods (403){said}; apply the ClusterRole of deploy/rbac.yaml"
+                    "no right to list and watch {what} (403){said}; apply the ClusterRole of deploy/rbac.yaml"
                 ),
             ),
             410 => (FailureKind::Gone, format!("the API server no longer keeps what we had (410){said}")),
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_status_says_what_to_do() {
-        let of = |code, message| Failure::status(code, message, None);
+        let of = |code, message| Failure::status("pods", code, message, None);
         let forbidden =
             of(403, "pods is forbidden: User \"x\" cannot list resource \"pods\"\n\tat the cluster scope");
         assert_eq!(forbidden.kind, FailureKind::Forbidden);
@@ -136,7 +136,7 @@ mod tests {
     fn a_long_or_hostile_message_is_cut_to_a_line() {
         let text = Failure::nonsense(&format!("{} \u{1b}[31m\r\nred", "x".repeat(5_000))).text;
         assert!(text.len() <= LONGEST + 4 && !text.contains(['\u{1b}', '\n']), "{text}");
-        let text = Failure::status(500, &"é ".repeat(500), None).text;
+        let text = Failure::status("pods", 500, &"é ".repeat(500), None).text;
         assert!(text.len() <= LONGEST + 4, "{text}");
     }
 

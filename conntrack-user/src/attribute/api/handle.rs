@@ -1,27 +1,37 @@
 //! What the rest of the program holds: the last directory and how it stands, never waited for.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::directory::{PodDirectory, TOMBSTONE};
 use super::failure::Failure;
+use super::kind::Kind;
+use super::services::{ServiceDirectory, ServiceName};
 use super::settings::{Plan, Settings};
 use super::state::State;
 use super::watch::{Timing, Watch};
+use crate::attribute::observed::Flow;
 
 /// How long a command waits for the API.
 const ONCE: Duration = Duration::from_secs(10);
 
 /// A watch over the pods of this node, or that there is none.
+pub type ApiHandle = Handle<PodDirectory>;
+
+/// A watch over the Services of the cluster, or that there is none.
+pub type ServiceHandle = Handle<ServiceDirectory>;
+
+/// A watch, or that there is none.
 #[derive(Clone, Debug)]
-pub struct ApiHandle {
-    shared: Arc<Mutex<Shared>>,
+pub struct Handle<K> {
+    shared: Arc<Mutex<Shared<K>>>,
     tombstone: Duration,
 }
 
 #[derive(Debug)]
-struct Shared {
-    directory: Arc<PodDirectory>,
+struct Shared<K> {
+    directory: Arc<K>,
     state: State,
     /// When the server last told something that held.
     heard: Option<Instant>,
@@ -37,7 +47,7 @@ pub struct Status {
     pub last_error: Option<String>,
 }
 
-impl ApiHandle {
+impl<K: Kind> Handle<K> {
     /// Nobody is asked, for this reason.
     #[must_use]
     pub fn disabled(reason: String) -> Self {
@@ -81,9 +91,9 @@ impl ApiHandle {
         Self { shared: Arc::new(Mutex::new(shared)), tombstone }
     }
 
-    /// The pods, as last known; those that went longer ago than a tombstone stands are forgotten by now.
+    /// What is there, as last known; those that went longer ago than a tombstone stands are forgotten by now.
     #[must_use]
-    pub fn latest(&self) -> Arc<PodDirectory> {
+    pub fn latest(&self) -> Arc<K> {
         let now = Instant::now();
         let mut shared = self.lock();
         if shared.directory.is_due(now, self.tombstone) {
@@ -94,7 +104,7 @@ impl ApiHandle {
 
     /// The same, unless the server was never heard.
     #[must_use]
-    pub fn known(&self) -> Option<Arc<PodDirectory>> {
+    pub fn known(&self) -> Option<Arc<K>> {
         let heard = self.lock().heard.is_some();
         heard.then(|| self.latest())
     }
@@ -107,7 +117,7 @@ impl ApiHandle {
     }
 
     /// The server told something that holds.
-    pub(super) fn heard(&self, change: impl FnOnce(&mut PodDirectory)) {
+    pub(super) fn heard(&self, change: impl FnOnce(&mut K)) {
         let mut shared = self.lock();
         change(Arc::make_mut(&mut shared.directory));
         shared.heard = Some(Instant::now());
@@ -128,8 +138,23 @@ impl ApiHandle {
         shared.last_error = Some(failure.text.clone());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, Shared<K>> {
         // Each change is whole before the next: nothing half-done is left by a panic.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ServiceHandle {
+    /// The Service that a flow's destination is, as last known; `of_node`: is that address this node's own?
+    #[must_use]
+    pub fn addressed(&self, flow: &Flow, of_node: impl FnOnce(IpAddr) -> bool) -> Option<ServiceName> {
+        self.lock().directory.addressed(flow, of_node).cloned()
+    }
+
+    /// How many there are. None: the server was never heard.
+    #[must_use]
+    pub fn count(&self) -> Option<usize> {
+        let shared = self.lock();
+        shared.heard.map(|_| shared.directory.len())
     }
 }

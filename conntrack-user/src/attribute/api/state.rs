@@ -94,7 +94,7 @@ mod tests {
     fn what_a_failure_makes_of_it() {
         let now = Instant::now();
         let refused = Failure::other("refused");
-        let forbidden = Failure::status(403, "", None);
+        let forbidden = Failure::status("pods", 403, "", None);
         assert_eq!(State::failed(&refused, None), State::Connecting(Some("refused".into())));
         let stale = State::failed(&refused, Some(now));
         assert_eq!((stale.word(), stale.success(), stale.reason()), ("stale", Some(false), Some("refused")));

@@ -5,16 +5,15 @@ use std::time::{Duration, Instant};
 use super::backoff;
 pub use super::client::Patience;
 use super::client::{Connection, From, Next};
-use super::directory::{Pod, TOMBSTONE};
+use super::directory::TOMBSTONE;
 use super::failure::{Failure, FailureKind};
-use super::handle::ApiHandle;
+use super::handle::Handle;
+use super::kind::Kind;
 use super::settings::Plan;
 use super::wire::Change;
 
-/// Pods asked for at a time.
+/// Objects asked for at a time.
 const PAGE: u32 = 500;
-/// Pods kept: twenty times what a node is made for.
-const MAX_PODS: usize = 10_000;
 
 /// Watches in a row that brought not a line, not even a bookmark, after which a list tells whether that can be true.
 const BARREN: u32 = 4;
@@ -50,17 +49,17 @@ impl Default for Timing {
 }
 
 /// Where the loop is.
-pub(super) struct Watch {
+pub(super) struct Watch<K: Kind> {
     plan: Plan,
     timing: Timing,
-    handle: ApiHandle,
+    handle: Handle<K>,
     /// Up to where all is known. None: nothing yet.
     known: Option<String>,
     /// Make a list before the next watch?
     list: bool,
     /// Must the list be of now, whatever that costs the server?
     now: bool,
-    /// Pods asked for at a time; fewer once that was too much.
+    /// Objects asked for at a time; fewer once that was too much.
     page: u32,
     /// In a row.
     failures: u32,
@@ -68,8 +67,8 @@ pub(super) struct Watch {
     barren: u32,
 }
 
-impl Watch {
-    pub(super) fn new(plan: Plan, timing: Timing, handle: ApiHandle) -> Self {
+impl<K: Kind> Watch<K> {
+    pub(super) fn new(plan: Plan, timing: Timing, handle: Handle<K>) -> Self {
         Self { plan, timing, handle, known: None, list: true, now: false, page: PAGE, failures: 0, barren: 0 }
     }
 
@@ -101,7 +100,7 @@ impl Watch {
         let asked = async {
             let connection = connection?;
             self.fill(&connection).await?;
-            connection.watch(self.known.as_deref().unwrap_or_default()).await.map(drop)
+            connection.watch::<K>(self.known.as_deref().unwrap_or_default()).await.map(drop)
         };
         if let Err(failure) = asked.await {
             self.handle.failed(&failure);
@@ -132,7 +131,7 @@ impl Watch {
         if self.list {
             self.fill(&connection).await?;
         }
-        let mut changes = connection.watch(self.known.as_deref().unwrap_or_default()).await?;
+        let mut changes = connection.watch::<K>(self.known.as_deref().unwrap_or_default()).await?;
         *opened = Some(Instant::now());
         self.handle.alive();
         loop {
@@ -143,7 +142,7 @@ impl Watch {
                     return Ok(());
                 }
                 Next::Change(Change::Error(code, message), _) => {
-                    return Err(Failure::status(code, &message, None));
+                    return Err(Failure::status(K::PLURAL, code, &message, None));
                 }
                 Next::Change(change, upto) => {
                     self.barren = 0;
@@ -154,14 +153,16 @@ impl Watch {
         }
     }
 
-    fn apply(&self, change: Change) {
+    fn apply(&self, change: Change<K::Item>) {
         match change {
-            Change::Put(Some(pod)) => self.handle.heard(|directory| {
-                if directory.by_uid(&pod.name.uid).is_some() || directory.names().count() < MAX_PODS {
-                    directory.put(pod);
+            Change::Put(Some(item)) => self.handle.heard(|directory| {
+                if directory.has(&K::key(&item)) || directory.count() < K::MAX {
+                    directory.put(item);
                 }
             }),
-            Change::Gone(Some(uid)) => self.handle.heard(|directory| directory.bury(&uid, Instant::now())),
+            Change::Gone(Some(key)) => {
+                self.handle.heard(|directory| directory.remove(&key, Instant::now()));
+            }
             _ => self.handle.alive(),
         }
     }
@@ -173,34 +174,36 @@ impl Watch {
             Some(version) => From::NotOlder(version.clone()),
             None => From::NotOlder("0".to_owned()),
         };
-        let mut pods: Vec<Pod> = Vec::new();
+        let mut items: Vec<K::Item> = Vec::new();
         let version = loop {
-            let page = connection.page(self.page, &from).await?;
-            pods.extend(page.pods);
+            let page = connection.page::<K>(self.page, &from).await?;
+            items.extend(page.items);
             match page.next {
                 None => break page.resource_version,
                 Some(next) if From::Page(next.clone()) == from => {
                     return Err(Failure::nonsense("a list whose page is followed by itself"));
                 }
-                Some(_) if pods.len() > MAX_PODS => {
-                    return Err(Failure::nonsense(&format!("more than {MAX_PODS} pods on one node")));
-                }
+                Some(_) if items.len() > K::MAX => return Err(too_many::<K>()),
                 Some(next) => from = From::Page(next),
             }
         };
-        if pods.len() > MAX_PODS {
-            return Err(Failure::nonsense(&format!("more than {MAX_PODS} pods on one node")));
+        if items.len() > K::MAX {
+            return Err(too_many::<K>());
         }
-        self.handle.heard(|directory| directory.replace(pods, Instant::now()));
+        self.handle.heard(|directory| directory.replace(items, Instant::now()));
         (self.known, self.list, self.now) = (Some(version), false, false);
         Ok(())
     }
 }
 
-/// Should the watch ever end, what it left is not true for long.
-struct ToldWhenOver(ApiHandle);
+fn too_many<K: Kind>() -> Failure {
+    Failure::nonsense(&format!("more than {} {}", K::MAX, K::PLURAL))
+}
 
-impl Drop for ToldWhenOver {
+/// Should the watch ever end, what it left is not true for long.
+struct ToldWhenOver<K: Kind>(Handle<K>);
+
+impl<K: Kind> Drop for ToldWhenOver<K> {
     fn drop(&mut self) {
         self.0.failed(&Failure::other("the watch over the API server has ended"));
     }

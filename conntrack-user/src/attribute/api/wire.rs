@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::directory::{Phase, Pod};
+use super::kind::Kind;
 use crate::attribute::pod_uid;
 use crate::attribute::pods::{PodName, dns_name};
 
@@ -14,11 +15,11 @@ const MAX_ADDRESSES: usize = 16;
 /// Containers kept of one pod.
 const MAX_CONTAINERS: usize = 256;
 
-/// A page of a list of pods.
+/// A page of a list.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Page {
-    /// The pods of the node asked for. Others, and those that are no pods, are left out.
-    pub pods: Vec<Pod>,
+pub struct Page<I> {
+    /// What is kept: of pods those of the node asked for. What is none of the kind is left out.
+    pub items: Vec<I>,
     /// From where to watch.
     pub resource_version: String,
     /// How to ask for the next page.
@@ -27,10 +28,10 @@ pub struct Page {
 
 /// A line of a watch.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A pod came or changed; None: not one of the node asked for.
-    Put(Option<Pod>),
-    /// The pod of this uid went; None: not one of the node asked for.
+pub enum Change<I> {
+    /// One came or changed; None: nothing is kept of it.
+    Put(Option<I>),
+    /// The one of this key went; None: nothing was kept of it.
     Gone(Option<String>),
     /// Nothing happened up to here.
     Bookmark,
@@ -39,12 +40,13 @@ pub enum Change {
 }
 
 #[derive(Deserialize)]
-struct List {
+struct List<'a> {
     #[serde(default)]
     kind: String,
     metadata: ListMeta,
-    #[serde(default, deserialize_with = "null_is_none")]
-    items: Vec<WirePod>,
+    /// One after the other is read and pruned: all at once would leave holes in memory where they were.
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -70,9 +72,10 @@ struct Status {
     message: String,
 }
 
+/// A pod as the API has it.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct WirePod {
+pub struct WirePod {
     #[serde(deserialize_with = "null_is_none")]
     metadata: Meta,
     #[serde(deserialize_with = "null_is_none")]
@@ -127,9 +130,9 @@ struct PodStatus {
 }
 
 #[derive(Deserialize)]
-struct Address {
+pub(super) struct Address {
     #[serde(default)]
-    ip: String,
+    pub(super) ip: String,
 }
 
 #[derive(Deserialize)]
@@ -138,43 +141,46 @@ struct Container {
     id: String,
 }
 
-fn null_is_none<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+pub(super) fn null_is_none<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// Reads a page of a list of pods of `node`.
+/// Reads a page of a list; of pods, those of `node`.
 ///
 /// # Errors
 /// What is wrong with it, in one line.
-pub fn page(json: &[u8], node: &str) -> Result<Page, String> {
-    let list: List = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    if !list.kind.is_empty() && list.kind != "PodList" {
-        return Err(format!("a {:.40?} instead of a PodList", list.kind));
+pub fn page<K: Kind>(json: &[u8], node: &str) -> Result<Page<K::Item>, String> {
+    let list: List<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    if !list.kind.is_empty() && list.kind != K::LIST {
+        return Err(format!("a {:.40?} instead of a {}", list.kind, K::LIST));
     }
     let resource_version = version(&list.metadata.resource_version)?;
     let next = Some(list.metadata.next).filter(|next| !next.is_empty());
-    Ok(Page {
-        pods: list.items.into_iter().filter_map(|pod| pod.kept(node)).collect(),
-        resource_version,
-        next,
-    })
+    let mut items = Vec::new();
+    for item in list.items.unwrap_or_default() {
+        let wire: K::Wire = serde_json::from_str(item.get()).map_err(|error| error.to_string())?;
+        items.extend(K::kept(wire, node));
+    }
+    Ok(Page { items, resource_version, next })
 }
 
-/// Reads a line of a watch over pods of `node`, and up to where it goes.
+/// Reads a line of a watch, of pods over those of `node`, and up to where it goes.
 ///
 /// # Errors
 /// What is wrong with it, in one line.
-pub fn change(line: &[u8], node: &str) -> Result<(Change, Option<String>), String> {
+pub fn change<K: Kind>(line: &[u8], node: &str) -> Result<(Change<K::Item>, Option<String>), String> {
     let line: Line<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     if line.kind == "ERROR" {
         let status: Status = serde_json::from_str(line.object.get()).map_err(|error| error.to_string())?;
         return Ok((Change::Error(status.code, status.message), None));
     }
-    let pod: WirePod = serde_json::from_str(line.object.get()).map_err(|error| error.to_string())?;
-    let upto = version(&pod.metadata.resource_version)?;
+    let wire: K::Wire = serde_json::from_str(line.object.get()).map_err(|error| error.to_string())?;
+    let upto = version(K::version(&wire))?;
     let change = match line.kind {
-        "ADDED" | "MODIFIED" => Change::Put(pod.kept(node)),
-        "DELETED" => Change::Gone(pod.kept(node).map(|pod| pod.name.uid)),
+        "ADDED" | "MODIFIED" => Change::Put(K::kept(wire, node)),
+        "DELETED" => Change::Gone(K::kept(wire, node).map(|item| K::key(&item))),
         "BOOKMARK" => Change::Bookmark,
         other => return Err(format!("a change of the unknown type {other:.20?}")),
     };
@@ -189,8 +195,12 @@ fn version(text: &str) -> Result<String, String> {
 }
 
 impl WirePod {
+    pub(super) fn version(&self) -> &str {
+        &self.metadata.resource_version
+    }
+
     /// What is kept of it. None: not one of this node, or its names are none.
-    fn kept(self, node: &str) -> Option<Pod> {
+    pub(super) fn kept(self, node: &str) -> Option<Pod> {
         if self.spec.node_name != node {
             return None;
         }

@@ -1,5 +1,6 @@
 use serde_json::{Value, json};
 
+use super::super::directory::PodDirectory;
 use super::*;
 
 const UID: &str = "0a1b2c3d-1111-4222-8333-1234567890ab";
@@ -26,13 +27,13 @@ fn with(change: impl FnOnce(&mut Value)) -> Value {
     pod
 }
 
-fn listed(pods: &[Value]) -> Result<Page, String> {
+fn listed(pods: &[Value]) -> Result<Page<Pod>, String> {
     let list = json!({"kind": "PodList", "metadata": {"resourceVersion": "9"}, "items": pods});
-    page(list.to_string().as_bytes(), "n1")
+    page::<PodDirectory>(list.to_string().as_bytes(), "n1")
 }
 
-fn changed(kind: &str, object: &Value) -> Result<(Change, Option<String>), String> {
-    change(json!({"type": kind, "object": object}).to_string().as_bytes(), "n1")
+fn changed(kind: &str, object: &Value) -> Result<(Change<Pod>, Option<String>), String> {
+    change::<PodDirectory>(json!({"type": kind, "object": object}).to_string().as_bytes(), "n1")
 }
 
 #[test]
@@ -47,7 +48,7 @@ fn what_is_kept_of_a_pod() {
         deleting: false,
         containers: vec!["abc123".into(), "0f".into()],
     };
-    assert_eq!(page.pods, [expected]);
+    assert_eq!(page.items, [expected]);
 }
 
 #[test]
@@ -55,11 +56,11 @@ fn a_static_pod_goes_by_the_uid_its_node_gave_it() {
     let hash = "a7a4b7cc60c0a1b5b7e6bd9a5f0f3e11";
     let annotations = json!({"kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash});
     let mirror = with(|pod| pod["metadata"]["annotations"] = annotations);
-    assert_eq!(listed(std::slice::from_ref(&mirror)).unwrap().pods[0].name.uid, hash);
+    assert_eq!(listed(std::slice::from_ref(&mirror)).unwrap().items[0].name.uid, hash);
     assert_eq!(changed("DELETED", &mirror).unwrap().0, Change::Gone(Some(hash.into())));
     // The kubelet itself annotates mirrors; a pod that says so of itself alone is none.
     let liar = with(|pod| pod["metadata"]["annotations"] = json!({"kubernetes.io/config.hash": hash}));
-    assert_eq!(listed(&[liar]).unwrap().pods[0].name.uid, UID);
+    assert_eq!(listed(&[liar]).unwrap().items[0].name.uid, UID);
 }
 
 #[test]
@@ -71,7 +72,7 @@ fn other_nodes_pods_and_hostile_names_are_left_out() {
         with(|pod| pod["metadata"]["uid"] = json!("../../x")),
         json!({}),
     ]);
-    assert_eq!(page.unwrap().pods, []);
+    assert_eq!(page.unwrap().items, []);
     let hostile = json!([{"containerID": "x://../.."}, {"containerID": "abc"}]);
     let pods = listed(&[with(|pod| {
         pod["status"] =
@@ -79,7 +80,7 @@ fn other_nodes_pods_and_hostile_names_are_left_out() {
         pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         pod["spec"]["hostNetwork"] = json!(true);
     })]);
-    let pod = &pods.unwrap().pods[0];
+    let pod = &pods.unwrap().items[0];
     assert_eq!((pod.addresses.len(), pod.phase, pod.containers.len()), (0, Phase::Unknown, 0));
     assert!(pod.deleting && pod.host_network);
 }
@@ -112,12 +113,14 @@ fn nonsense_is_an_error_of_one_line_and_never_an_empty_list() {
         &"[".repeat(100_000),
     ];
     for text in lines.into_iter().chain((1..whole.len()).map(|end| &whole[..end])) {
-        let error = page(text.as_bytes(), "n1").unwrap_err();
+        let error = page::<PodDirectory>(text.as_bytes(), "n1").unwrap_err();
         assert!(!error.is_empty() && !error.contains('\n') && error.len() < 200, "{text:.60}: {error}");
-        assert!(change(text.as_bytes(), "n1").is_err(), "{text:.60}");
+        assert!(change::<PodDirectory>(text.as_bytes(), "n1").is_err(), "{text:.60}");
     }
     assert!(changed("DANCED", &pod()).is_err());
     assert!(changed("ADDED", &json!({})).is_err());
-    let empty = page(br#"{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":null}"#, "n1").unwrap();
-    assert_eq!(empty.pods, []);
+    let empty =
+        page::<PodDirectory>(br#"{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":null}"#, "n1")
+            .unwrap();
+    assert_eq!(empty.items, []);
 }

@@ -58,7 +58,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     })?;
     println!("figure: absent: picked up {:.1} s after modprobe began", loaded.elapsed().as_secs_f64());
     ensure!(value(&page, "conntrack_loaded") == Some(1.0), "conntrack_loaded is not 1:\n{page}");
-    for probe in ["free", "early_drop", "gc_worker", "delete", "clash", "confirm", "alloc"] {
+    for probe in ["free", "early_drop", "gc_worker", "delete", "clash", "confirm", "alloc", "audit"] {
         ensure!(mechanism(&page, probe).is_some(), "the probe {probe} was not attached:\n{page}");
     }
     daemon.lines("the log to say so", 1, |line| line.contains("conntrack is loaded now"))?;

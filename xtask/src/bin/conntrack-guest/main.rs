@@ -54,6 +54,7 @@ const COMMANDS: &[Command] = &[
     ("ends", ends::test),
     ("usage", usage::test),
     ("whose", whose::test),
+    ("audited", balance::audited::test),
     ("balance", balance::churn::test),
     ("restart", balance::restart::test),
     ("moved", balance::moved::test),

@@ -10,6 +10,7 @@ use crate::lab::holdings::Holdings;
 use crate::lab::kernel;
 use crate::lab::netns::Netns;
 
+pub(crate) mod audited;
 pub(crate) mod churn;
 pub(crate) mod moved;
 pub(crate) mod passing;

@@ -38,6 +38,17 @@ pub(crate) fn set_size(max: u64, buckets: Option<u64>) -> anyhow::Result<()> {
     set(&host, "max", max)
 }
 
+/// Whether the running kernel is older than this version.
+///
+/// # Errors
+/// When its release cannot be read or begins with no version.
+pub(crate) fn older_than(major: u32, minor: u32) -> anyhow::Result<bool> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let mut part = || parts.next().and_then(Result::ok).with_context(|| format!("no version: {release}"));
+    Ok((part()?, part()?) < (major, minor))
+}
+
 /// `nf_conntrack_count` of a namespace.
 ///
 /// # Errors
