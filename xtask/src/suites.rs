@@ -39,7 +39,8 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("moved", &["moved"], MATRIX_ONLY),
     suite("moved by kprobe", &["moved", "--mechanism", "kprobe"], MATRIX_ONLY),
     suite("passing", &["passing", "--size", "200"], MATRIX_ONLY),
-    suite("passing of 1,000", &["passing", "--size", "1000"], MATRIX_ONLY),
+    suite("passing by kprobe", &["passing", "--size", "200", "--mechanism", "kprobe"], MATRIX_ONLY),
+    suite("passing of 1,000", &["passing", "--size", "1000"], MATRIX_ONLY).within(1_800),
     suite("culprit", &["culprit"], FULL),
     suite("culprit by kprobe", &["culprit", "--mechanism", "kprobe"], MATRIX_ONLY),
     suite("many", &["many", "--size", "150"], MATRIX_ONLY),
@@ -79,6 +80,14 @@ const MATRIX_ONLY: &[&str] = &[];
 
 const fn suite(name: &'static str, args: &'static [&'static str], test_on: &'static [&'static str]) -> Suite {
     Suite { name, args, test_on, timeout: Duration::from_secs(600) }
+}
+
+impl Suite {
+    /// May take so many seconds.
+    const fn within(mut self, seconds: u64) -> Self {
+        self.timeout = Duration::from_secs(seconds);
+        self
+    }
 }
 
 /// The kernels `matrix` runs on.

@@ -5,13 +5,20 @@ use std::time::{Duration, Instant};
 
 use conntrack_common::{AccountCounters, MAX_ACCOUNTS, MAX_TABLES};
 
+use self::due::{FEW_FREE, Left};
 use super::snapshot::{OwnerPart, Owners};
 use crate::attribute::owner::Owner;
+use crate::attribute::telling::Need;
 use crate::drain::counters::AccountSums;
 
-/// How long an account whose owner is gone, and that holds nothing, stays: scrapes are to see its last figures,
-/// and a probe that has just looked it up is to be done with it.
-const FORGET_AFTER: Duration = Duration::from_secs(60);
+mod due;
+#[cfg(test)]
+mod tests;
+
+/// Accounts there are to give.
+const ACCOUNTS: usize = (MAX_ACCOUNTS - MAX_TABLES) as usize;
+/// Unless so many are free, no account is given that only may be needed.
+const PLENTY_FREE: usize = ACCOUNTS / 2;
 /// Rates are over at least this long.
 const RATE_OVER: Duration = Duration::from_secs(1);
 
@@ -31,29 +38,46 @@ struct Row {
     owner: Owner,
     inserts: Option<(Instant, u64)>,
     rate: Option<f64>,
-    /// Since when nobody has asked for it and it has held nothing.
-    idle: Option<Instant>,
     wanted: bool,
+    /// Since when nobody has asked for it.
+    gone: Option<Instant>,
+    /// Since when, of that time, it has held nothing.
+    idle: Option<Instant>,
 }
 
 impl Accounts {
-    /// The account of an owner in a table. None: there is none left; to the books the owner is not known.
-    pub fn account(&mut self, netns: u32, owner: &Owner) -> Option<u32> {
+    /// The account of an owner in a table. None: there is none left, and to the books the owner is not known; or one
+    /// that only may be needed is not given while accounts are scarce.
+    pub fn account(&mut self, netns: u32, owner: &Owner, need: Need) -> Option<u32> {
         let key = (netns, owner.clone());
+        let free = ACCOUNTS - self.rows.len();
         if let Some(id) = self.ids.get(&key) {
+            if need == Need::Perhaps && free < FEW_FREE {
+                return None;
+            }
             if let Some(row) = self.rows.get_mut(id) {
                 row.wanted = true;
             }
             return Some(*id);
         }
+        if need == Need::Perhaps && free < PLENTY_FREE {
+            return None;
+        }
         // Not looked for where all are in use: a thousand owners may ask for one each round.
-        let any = self.rows.len() < (MAX_ACCOUNTS - MAX_TABLES) as usize;
-        let free = || (MAX_TABLES..MAX_ACCOUNTS).find(|id| !self.rows.contains_key(id));
-        let Some(id) = any.then(free).flatten() else {
+        let first_free = || (MAX_TABLES..MAX_ACCOUNTS).find(|id| !self.rows.contains_key(id));
+        let Some(id) = (free > 0).then(first_free).flatten() else {
             self.refused += 1;
             return None;
         };
-        let row = Row { netns, owner: owner.clone(), inserts: None, rate: None, idle: None, wanted: true };
+        let row = Row {
+            netns,
+            owner: owner.clone(),
+            inserts: None,
+            rate: None,
+            wanted: true,
+            gone: None,
+            idle: None,
+        };
         self.ids.insert(key, id);
         self.rows.insert(id, row);
         Some(id)
@@ -112,9 +136,6 @@ impl Accounts {
             let responders = counters.answers.wrapping_sub(counters.answers_freed).cast_signed();
             rest -= entries;
             let rate = row.as_mut().and_then(|row| row.rate(counters.inserts, now));
-            if let Some(row) = row.as_mut() {
-                row.rest(entries == 0 && responders == 0, now);
-            }
             let owner = row.map_or(Owner::Unknown, |row| row.owner.clone());
             let nothing = entries == 0 && responders == 0 && counters.inserts == 0;
             if !nothing {
@@ -132,29 +153,39 @@ impl Accounts {
         Owners { source: "probes", parts: parts.into_values().collect() }
     }
 
-    /// Takes back the accounts whose owners are gone for a while and that hold nothing: `clear` is given each, to
-    /// start it at zero, and returns what it had counted.
+    /// Takes back accounts whose owners are gone: see [`due`]. `count` gives what an account has counted; `clear` gives
+    /// it too, and starts the account at zero.
     pub fn retire(
         &mut self,
         now: Instant,
         alive: impl Fn(u32) -> bool,
+        count: impl Fn(u32) -> AccountCounters,
         clear: impl Fn(u32) -> AccountCounters,
     ) {
-        let mut gone = Vec::new();
-        for (id, row) in &mut self.rows {
-            if !alive(row.netns) {
-                // The kernel frees the entries of a namespace that is gone some time later.
-                row.wanted = false;
-                row.idle.get_or_insert(now);
+        let free = ACCOUNTS - self.rows.len();
+        let mut left = Vec::new();
+        for (&account, row) in &mut self.rows {
+            let alive = alive(row.netns);
+            row.wanted &= alive;
+            if row.wanted {
+                (row.gone, row.idle) = (None, None);
+                continue;
             }
-            let rested = row.idle.is_some_and(|since| now.saturating_duration_since(since) >= FORGET_AFTER);
-            if rested && !row.wanted {
-                gone.push(*id);
-            }
+            let counted = count(account);
+            let gone = *row.gone.get_or_insert(now);
+            row.idle = if is_empty(&counted) { row.idle.or(Some(now)) } else { None };
+            // The kernel frees the entries of a namespace that is gone some time later.
+            let idle = row.idle.or_else(|| (!alive && now >= gone + due::FORGET_AFTER).then_some(gone));
+            left.push(Left {
+                account,
+                gone: now.saturating_duration_since(gone),
+                idle: idle.map(|since| now.saturating_duration_since(since)),
+                used: counted != AccountCounters::default(),
+            });
         }
-        for id in gone {
-            let last = clear(id);
-            if let Some(row) = self.rows.remove(&id) {
+        for account in due::due(left, free) {
+            let last = clear(account);
+            if let Some(row) = self.rows.remove(&account) {
                 if alive(row.netns) {
                     add_up(self.given_back.entry(row.netns).or_default(), &last);
                 }
@@ -179,10 +210,6 @@ impl Row {
         }
         self.rate
     }
-
-    fn rest(&mut self, idle: bool, now: Instant) {
-        self.idle = if idle { self.idle.or(Some(now)) } else { None };
-    }
 }
 
 fn add_up(sum: &mut AccountCounters, one: &AccountCounters) {
@@ -193,6 +220,11 @@ fn add_up(sum: &mut AccountCounters, one: &AccountCounters) {
     sum.inserts += one.inserts;
     sum.answers += one.answers;
     sum.answers_freed += one.answers_freed;
+}
+
+/// Does the account hold nothing, and answer nothing?
+fn is_empty(counters: &AccountCounters) -> bool {
+    held(counters) == 0 && counters.answers == counters.answers_freed
 }
 
 /// Entries held of those that came since the probes were attached.
@@ -224,104 +256,4 @@ fn add(
         (before, None) => before,
         (Some(before), Some(rate)) => Some(before + rate),
     };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pod(name: &str) -> Owner {
-        Owner::Pod { namespace: "shop".into(), pod: name.into(), uid: name.into() }
-    }
-
-    fn counters(allocs: u64, frees: u64, moved_in: u64, moved_out: u64) -> AccountCounters {
-        AccountCounters { allocs, frees, moved_in, moved_out, inserts: allocs, ..AccountCounters::default() }
-    }
-
-    fn entries(owners: &Owners) -> Vec<(Owner, i64)> {
-        owners.parts.iter().map(|part| (part.owner.clone(), part.entries)).collect()
-    }
-
-    #[test]
-    fn the_sum_over_owners_is_what_is_accounted() {
-        let mut accounts = Accounts::default();
-        let (a, b) = (accounts.account(1, &pod("a")).unwrap(), accounts.account(1, &pod("b")).unwrap());
-        // Ten older entries, eight of which a dump has shown: they moved from the table's own account to theirs.
-        let answered = AccountCounters { answers: 8, answers_freed: 1, ..counters(7, 7, 0, 0) };
-        let sums = [(3, counters(5, 1, 0, 10)), (a, counters(0, 4, 10, 0)), (b, answered)];
-        let owners = accounts.owners(&sums, 10, Instant::now(), true);
-        assert_eq!(entries(&owners), [(pod("a"), 6), (pod("b"), 0), (Owner::Unknown, 4)]);
-        assert_eq!(owners.parts.iter().map(|part| part.responder_entries).collect::<Vec<_>>(), [0, 7, 0]);
-    }
-
-    #[test]
-    fn an_owner_keeps_its_account_and_tables_are_apart() {
-        let mut accounts = Accounts::default();
-        let first = accounts.account(1, &pod("a"));
-        assert_eq!(first, Some(MAX_TABLES));
-        assert_eq!(accounts.account(1, &pod("a")), first);
-        assert_ne!(accounts.account(2, &pod("a")), first);
-        assert_eq!(accounts.of(2).len(), 1);
-    }
-
-    #[test]
-    fn who_finds_no_account_is_counted() {
-        let mut accounts = Accounts::default();
-        for n in MAX_TABLES..MAX_ACCOUNTS {
-            assert!(accounts.account(1, &pod(&n.to_string())).is_some());
-        }
-        assert_eq!((accounts.account(1, &pod("last")), accounts.refused()), (None, 1));
-    }
-
-    #[test]
-    fn an_account_is_given_back_when_its_owner_is_gone_and_it_is_empty() {
-        let (mut accounts, now) = (Accounts::default(), Instant::now());
-        let id = accounts.account(1, &pod("a")).unwrap();
-        let later = now + FORGET_AFTER;
-        let round = |accounts: &mut Accounts, frees, at| {
-            accounts.owners(&[(id, counters(2, frees, 0, 0))], 2 - frees as i64, at, true);
-            let cleared = std::cell::Cell::new(0);
-            accounts.retire(
-                at,
-                |_| true,
-                |_| {
-                    cleared.set(cleared.get() + 1);
-                    counters(2, frees, 0, 0)
-                },
-            );
-            cleared.get()
-        };
-        accounts.ask_anew();
-        assert_eq!((round(&mut accounts, 1, now), round(&mut accounts, 1, later)), (0, 0), "holds an entry");
-        assert_eq!(round(&mut accounts, 2, later), 0, "only just empty");
-        accounts.account(1, &pod("a"));
-        assert_eq!(round(&mut accounts, 2, later + FORGET_AFTER), 0, "its owner is there");
-        accounts.ask_anew();
-        assert_eq!(round(&mut accounts, 2, later + FORGET_AFTER), 1);
-        assert_eq!(accounts.used(), 0);
-        assert_eq!(accounts.given_back(1), counters(2, 2, 0, 0), "the table's sums must not fall");
-    }
-
-    #[test]
-    fn the_accounts_of_a_namespace_that_is_gone_outlive_its_last_entries() {
-        let (mut accounts, now) = (Accounts::default(), Instant::now());
-        accounts.account(1, &pod("a")).unwrap();
-        accounts.retire(now, |_| false, |_| panic!("too early"));
-        accounts.retire(now + FORGET_AFTER, |_| false, |id| counters(u64::from(id), 0, 0, 0));
-        assert_eq!(accounts.given_back(1), AccountCounters::default());
-        assert_eq!(accounts.used(), 0);
-    }
-
-    #[test]
-    fn rates_are_over_a_second() {
-        let (mut accounts, now) = (Accounts::default(), Instant::now());
-        let id = accounts.account(1, &pod("a")).unwrap();
-        let mut rate = |inserts, at| {
-            accounts.owners(&[(id, counters(inserts, 0, 0, 0))], 0, at, true).parts[0].inserts_per_second
-        };
-        assert_eq!(rate(10, now), None);
-        assert_eq!(rate(20, now + Duration::from_millis(500)), None);
-        assert_eq!(rate(50, now + Duration::from_secs(2)), Some(20.0));
-        assert_eq!(rate(51, now + Duration::from_millis(2_100)), Some(20.0));
-    }
 }

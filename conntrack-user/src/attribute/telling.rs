@@ -16,33 +16,55 @@ const MAX_CGROUPS: usize = 1_024;
 /// are addresses, and an account for each of their owners.
 const ROOM: usize = 3_072;
 
-/// What to tell of these tables. `account` gives an owner's account in a table; without one it is not told.
+/// A table to tell of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its namespace.
+    pub netns: u32,
+    /// Has it ever had an entry?
+    pub used: bool,
+}
+
+/// Why an account is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Connections of the owner in the table are to be expected.
+    Now,
+    /// The table is nobody's and has never had an entry: most never will, and a pod's is nobody's until its first process
+    /// is in it. Still, should it be a router's, then its first entries are somebody's too.
+    Perhaps,
+}
+
+/// What to tell of these tables. `account` gives an owner's account in a table.
 ///
-/// Of the node's table all is told, and of a pod's or container's that it is its. Any other is told of in the order
-/// given while there is [`ROOM`]; of what is not told, entries are nobody's known.
+/// Of a pod's or container's table is told that all is its; of the node's, every address, device and cgroup that is
+/// somebody's. Of any other the addresses are told while there is [`ROOM`], of those with entries first; of what is not
+/// told, entries are nobody's known. So are those of an owner that finds no account.
 pub fn telling(
     index: &OwnerIndex,
-    tables: impl Iterator<Item = u32>,
-    mut account: impl FnMut(u32, &Owner) -> Option<u32>,
+    tables: &[Table],
+    mut account: impl FnMut(u32, &Owner, Need) -> Option<u32>,
 ) -> Told {
     let mut told = Told::new();
     let addresses = index.addresses().count();
-    let tables: Vec<u32> = tables.collect();
-    let (first, others): (Vec<_>, Vec<_>) = tables.into_iter().partition(|netns| index.is_somebodys(*netns));
-    for netns in first.into_iter().chain(others) {
-        if !index.is_somebodys(netns) && told.len() + addresses > ROOM {
+    let mut tables: Vec<_> =
+        tables.iter().map(|table| (!index.is_somebodys(table.netns), !table.used, table.netns)).collect();
+    tables.sort_by_key(|(nobodys, unused, _)| (*nobodys, *unused));
+    for (nobodys, unused, netns) in tables {
+        if nobodys && told.len() + addresses > ROOM {
             continue;
         }
-        let mut tell = |key: DirectoryKey, owner: &Owner, flags: u64| {
-            if let Some(account) = account(netns, owner) {
-                told.insert(key, u64::from(account + 1) | flags);
-            }
-        };
+        let need = if nobodys && unused { Need::Perhaps } else { Need::Now };
         let whole = index.owner_of_netns(netns);
         if is_tenant(&whole) {
-            tell(table_key(netns), &whole, 0);
+            told.extend(account(netns, &whole, need).map(|whole| (table_key(netns), value(whole, 0))));
             continue;
         }
+        // What is not told of counts as a stranger's: who has no account must be told of as nobody known.
+        let Some(nobody) = account(netns, &Owner::Unknown, need) else { continue };
+        let mut tell = |key: DirectoryKey, owner: &Owner, flags: u64| {
+            told.insert(key, value(account(netns, owner, need).unwrap_or(nobody), flags));
+        };
         tell(table_key(netns), &index.owner_of_strangers(), OWNER_SEARCH);
         for (address, owner) in index.addresses() {
             tell(key_of(netns, address), owner, flags(owner));
@@ -65,6 +87,11 @@ pub fn telling(
         }
     }
     told
+}
+
+/// As in [`conntrack_common::directory::DirectoryEntry::value`].
+fn value(account: u32, flags: u64) -> u64 {
+    u64::from(account + 1) | flags
 }
 
 fn flags(owner: &Owner) -> u64 {
@@ -129,9 +156,13 @@ mod tests {
         })
     }
 
+    fn used(netns: u32) -> Table {
+        Table { netns, used: true }
+    }
+
     fn told(complete: bool) -> (Told, HashMap<(u32, Owner), u32>) {
         let mut accounts = HashMap::new();
-        let told = telling(&index(complete), [HOST, POD, ROUTER].into_iter(), |netns, owner| {
+        let told = telling(&index(complete), &[HOST, POD, ROUTER].map(used), |netns, owner, _| {
             let next = 2_000 + accounts.len() as u32;
             Some(*accounts.entry((netns, owner.clone())).or_insert(next))
         });
@@ -157,7 +188,7 @@ mod tests {
     #[test]
     fn the_nodes_table_is_told_addresses_devices_and_cgroups() {
         let (told, accounts) = told(true);
-        let value = |owner: &Owner, flags| u64::from(accounts[&(HOST, owner.clone())] + 1) | flags;
+        let value = |owner: &Owner, flags| value(accounts[&(HOST, owner.clone())], flags);
         assert_eq!(told[&table_key(HOST)], value(&Owner::External, OWNER_SEARCH));
         assert_eq!(told[&key(HOST, "10.1.0.2")], value(&pod(), OWNER_TENANT));
         assert_eq!(told[&key(HOST, "10.0.0.1")], value(&Owner::Host, OWNER_SELF));
@@ -173,11 +204,35 @@ mod tests {
 
     #[test]
     fn namespaces_of_nobody_are_told_of_while_there_is_room() {
-        let strangers = 1_000..2_000;
-        let told = telling(&index(true), strangers.chain([HOST, POD]), |_, _| Some(7));
+        let strangers = (1_000..2_000).map(|netns| Table { netns, used: netns == 1_999 });
+        let tables: Vec<_> = strangers.chain([HOST, POD].map(used)).collect();
+        let mut needs = HashMap::new();
+        let told = telling(&index(true), &tables, |netns, _, need| {
+            needs.insert(netns, need);
+            Some(7)
+        });
         assert!(told.len() <= ROOM + 10, "{} keys", told.len());
         assert!(told.contains_key(&table_key(HOST)) && told.contains_key(&table_key(POD)));
-        assert!(told.contains_key(&table_key(1_000)) && !told.contains_key(&table_key(1_999)));
+        assert!(told.contains_key(&table_key(1_000)) && !told.contains_key(&table_key(1_998)));
+        assert!(told.contains_key(&table_key(1_999)), "has entries: before those that have none");
+        let needed = [HOST, POD, 1_999, 1_000].map(|netns| needs[&netns]);
+        assert_eq!(needed, [Need::Now, Need::Now, Need::Now, Need::Perhaps]);
+    }
+
+    #[test]
+    fn who_finds_no_account_is_nobody_known_and_no_stranger() {
+        let tables = [HOST, POD, ROUTER].map(used);
+        let told = telling(&index(true), &tables, |_, owner, _| match owner {
+            Owner::External => Some(5),
+            Owner::Unknown => Some(6),
+            _ => None,
+        });
+        assert_eq!(told[&key(HOST, "10.1.0.2")] as u32, 7);
+        assert_eq!(told[&table_key(HOST)], 6 | OWNER_SEARCH);
+        assert!(!told.contains_key(&table_key(POD)));
+        assert!(
+            telling(&index(true), &tables, |_, owner, _| (*owner == Owner::External).then_some(5)).is_empty()
+        );
     }
 
     #[test]

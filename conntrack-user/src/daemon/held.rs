@@ -4,7 +4,7 @@ use crate::aggregate::accounts::Accounts;
 use crate::aggregate::snapshot::AccountingOverflow;
 use crate::attribute::index::OwnerIndex;
 use crate::attribute::owner::Owner;
-use crate::attribute::telling::telling;
+use crate::attribute::telling::{Table, telling};
 use crate::drain::directory::Directory;
 
 /// Accounts and what leads to them.
@@ -19,11 +19,11 @@ impl Held {
         Self { accounts: Accounts::default(), directory, untold: 0 }
     }
 
-    /// Tells the probes of the owners in these namespaces' tables, as far as there is room in this order.
-    pub(super) fn tell(&mut self, index: &OwnerIndex, namespaces: impl Iterator<Item = u32>) {
+    /// Tells the probes of the owners in these tables, as far as there is room.
+    pub(super) fn tell(&mut self, index: &OwnerIndex, tables: &[Table]) {
         self.accounts.ask_anew();
         let accounts = &mut self.accounts;
-        let told = telling(index, namespaces, |netns, owner| accounts.account(netns, owner));
+        let told = telling(index, tables, |netns, owner, need| accounts.account(netns, owner, need));
         self.untold = self.directory.tell(&told) as u64;
     }
 

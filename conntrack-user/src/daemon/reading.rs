@@ -15,6 +15,7 @@ use crate::aggregate::snapshot::{Owners, Snapshot};
 use crate::attribute::index::OwnerIndex;
 use crate::attribute::ledger::Ledger;
 use crate::attribute::owner::Owner;
+use crate::attribute::telling::Table;
 use crate::drain::netns::Namespace;
 use crate::drain::netns_enter::in_namespace;
 use crate::drain::{ctnetlink, netns, presence, whole_dump};
@@ -142,7 +143,12 @@ impl Daemon {
             let alive = |netns| namespaces.iter().any(|n| n.inum == netns);
             counters.retire(alive);
             if let Some(held) = lock(&self.held).as_mut() {
-                held.accounts.retire(now, alive, |account| counters.zero_account(account));
+                held.accounts.retire(
+                    now,
+                    alive,
+                    |account| counters.account(account),
+                    |account| counters.zero_account(account),
+                );
                 snapshot.honesty.accounting = held.overflow();
             }
             snapshot.honesty.repairs = lock(&self.audit).as_ref().map(Audit::repairs);
@@ -175,10 +181,9 @@ impl Daemon {
 
     /// Makes the index of owners anew when something changed that tells them.
     pub(super) fn index(&self, namespaces: &[Namespace], snapshot: &mut Snapshot) {
-        // Those that have entries first.
-        let mut tables: Vec<u32> = namespaces.iter().map(|n| n.inum).collect();
         let books = lock(&self.books);
-        tables.sort_by_key(|netns| !books.has(*netns));
+        let tables: Vec<_> =
+            namespaces.iter().map(|n| Table { netns: n.inum, used: books.has(n.inum) }).collect();
         drop(books);
         *lock(&self.host) = namespaces.iter().find(|n| n.host).cloned();
         let mut survey = lock(&self.survey);
@@ -188,7 +193,7 @@ impl Daemon {
             let mut owners = lock(&self.owners);
             owners.host = namespaces.iter().find(|n| n.host).map(|n| n.inum);
             if let Some(held) = lock(&self.held).as_mut() {
-                held.tell(&found.index, tables.into_iter());
+                held.tell(&found.index, &tables);
             }
             owners.index = Some(Arc::new(found.index));
         }

@@ -102,7 +102,8 @@ impl Counters {
     }
 
     /// Sums of one account.
-    fn account(&self, account: u32) -> AccountCounters {
+    #[must_use]
+    pub fn account(&self, account: u32) -> AccountCounters {
         let mut sums = [0; AccountCounters::WORDS];
         for cpu in 0..self.cpus {
             let first = (cpu * MAX_ACCOUNTS as usize + account as usize) * AccountCounters::WORDS;

@@ -15,7 +15,7 @@ use crate::options::size_or;
 
 /// So many at a time.
 const AT_ONCE: usize = 20;
-/// More of memory than this, in MiB, between the first quarter and the end is a leak.
+/// More of memory than this, in MiB, between the first tenth and the end is a leak.
 const FLAT: f64 = 2.0;
 
 pub(crate) fn test() -> anyhow::Result<()> {
@@ -38,7 +38,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
         if alive.len() > AT_ONCE {
             alive.pop_front();
         }
-        if (number + 1) % (pods / 4).max(1) == 0 {
+        if (number + 1) % (pods / 10).max(1) == 0 {
             memories.push(memory(&daemon.page()?)?);
         }
     }
@@ -58,11 +58,11 @@ pub(crate) fn test() -> anyhow::Result<()> {
     memories.push(memory(&page)?);
     println!(
         "figure: passing: {pods} pods came and went in {took:.0} s, {AT_ONCE} at a time; the daemon's memory at the \
-         start, after each quarter and at the end, MiB: {memories:.1?}; owners with series {}",
+         start, after each tenth and at the end, MiB: {memories:.1?}; owners with series {}",
         held.0.len()
     );
-    let (quarter, end) = (memories[1], memories[memories.len() - 1]);
-    ensure!(end - quarter <= FLAT, "the daemon grew from {quarter:.1} to {end:.1} MiB");
+    let (tenth, end) = (memories[1], memories[memories.len() - 1]);
+    ensure!(end - tenth <= FLAT, "the daemon grew from {tenth:.1} to {end:.1} MiB");
     let overflow = overflows(&page).next();
     ensure!(overflow.is_none(), "the books overflowed: {overflow:?}");
     tell_missed_runs(&page);
