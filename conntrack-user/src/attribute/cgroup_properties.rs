@@ -112,7 +112,23 @@ proptest! {
     fn two_workloads_in_one_namespace_are_nobodys((a, whose_a) in any_case(), (b, whose_b) in any_case()) {
         let login = |path: &[u8]| path.starts_with(b"/user.slice");
         prop_assume!(owner(&whose_a) != owner(&whose_b) && !login(&a) && !login(&b));
+        let contained = |path: &[u8]| matches!(classify(path), Workload::Container { .. });
+        prop_assume!(!contained(&a) || !contained(&b));
         prop_assert_eq!(owner_of_processes(&[a, b], &PodNames::new()), Owner::Unknown);
+    }
+
+    #[test]
+    fn containers_in_one_namespace_are_in_the_oldest_ones(
+        cases in vec(container(), 1..6),
+        visits in vec((any::<prop::sample::Index>(), select(vec!["/", "/user.slice/user-0.slice/session-3.scope"])), 0..3),
+    ) {
+        let login = |(path, _): &Case| path.starts_with(b"/user.slice");
+        prop_assume!(!cases.iter().any(login));
+        let mut paths: Vec<_> = cases.iter().map(|(path, _)| path.clone()).collect();
+        for (at, visitor) in visits {
+            paths.insert(at.index(paths.len() + 1), visitor.as_bytes().to_vec());
+        }
+        prop_assert_eq!(owner_of_processes(&paths, &PodNames::new()), owner(&cases[0].1));
     }
 
     #[test]

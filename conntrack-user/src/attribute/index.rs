@@ -23,7 +23,7 @@ pub struct NamespaceFacts {
     pub netns: u32,
     /// Is it the host's?
     pub host: bool,
-    /// cgroup paths of its processes, or of some of them; not needed for the host's.
+    /// cgroup paths of its processes, or of some of them, the oldest's first; not needed for the host's.
     pub cgroups: Vec<Vec<u8>>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,

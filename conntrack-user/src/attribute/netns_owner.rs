@@ -1,6 +1,6 @@
 //! Whose network namespace it is, by the cgroups of its processes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use super::cgroup_path::{Workload, classify, printable};
 use super::owner::Owner;
@@ -12,7 +12,11 @@ pub type PodNames = HashMap<String, PodName>;
 /// The owner that a cgroup path proves. None: the root, which proves nothing.
 #[must_use]
 pub fn owner_of_cgroup(path: &[u8], names: &PodNames) -> Option<Owner> {
-    match classify(path) {
+    owner_of_workload(classify(path), names)
+}
+
+fn owner_of_workload(workload: Workload, names: &PodNames) -> Option<Owner> {
+    match workload {
         Workload::Pod { uid, .. } => Some(match names.get(&uid) {
             Some(known) => Owner::Pod { namespace: known.namespace.clone(), pod: known.name.clone(), uid },
             None => Owner::Pod { namespace: String::new(), pod: uid.clone(), uid },
@@ -25,7 +29,11 @@ pub fn owner_of_cgroup(path: &[u8], names: &PodNames) -> Option<Owner> {
 }
 
 /// The one owner that all processes of a namespace agree on; [`Owner::Unknown`] where they do not, or where
-/// there is none.
+/// there is none. `cgroups` are theirs, the oldest process's first.
+///
+/// Containers may share a namespace (`--network container:…`): it is the one's whose process is the oldest. Who joins a
+/// namespace finds it there, so whoever made it was running before; and when the maker ends and others stay, the next
+/// oldest has it. Of pods and services nothing of the kind is usual: two of them are none.
 ///
 /// Who comes to look (`nsenter` from a login session) does not own: cgroups below `user.slice` count only
 /// where there are no others.
@@ -37,10 +45,12 @@ pub fn owner_of_processes(cgroups: &[Vec<u8>], names: &PodNames) -> Owner {
 
 /// None: no path proves anything. Unknown: they prove different things.
 fn agreed(cgroups: &[&Vec<u8>], names: &PodNames) -> Option<Owner> {
-    let mut owners: BTreeSet<Owner> =
-        cgroups.iter().filter_map(|path| owner_of_cgroup(path, names)).collect();
-    let first = owners.pop_first()?;
-    Some(if owners.is_empty() { first } else { Owner::Unknown })
+    let workloads: Vec<_> =
+        cgroups.iter().map(|path| classify(path)).filter(|workload| *workload != Workload::Root).collect();
+    let only_containers = workloads.iter().all(|workload| matches!(workload, Workload::Container { .. }));
+    let mut owners = workloads.into_iter().filter_map(|workload| owner_of_workload(workload, names));
+    let first = owners.next()?;
+    Some(if only_containers || owners.all(|owner| owner == first) { first } else { Owner::Unknown })
 }
 
 fn is_login(path: &[u8]) -> bool {
@@ -81,6 +91,20 @@ mod tests {
         assert_eq!(owner(&[LOGIN]), Owner::Cgroup { cgroup: LOGIN.to_owned() });
         assert_eq!(owner(&["/", "/"]), Owner::Unknown);
         assert_eq!(owner(&[]), Owner::Unknown);
+    }
+
+    #[test]
+    fn a_namespace_that_containers_share_is_the_oldest_ones() {
+        let docker = format!("/docker/{}", "a".repeat(64));
+        let podman = format!("/machine.slice/libpod-{}.scope", "b".repeat(64));
+        let child = format!("{podman}/container");
+        let cgroup = |path: &str| Owner::Cgroup { cgroup: path.to_owned() };
+        assert_eq!(owner(&[&docker, &podman, &docker]), cgroup(&docker));
+        assert_eq!(owner(&["/", LOGIN, &child, &docker]), cgroup(&podman));
+        for other in [A, SERVICE] {
+            assert_eq!(owner(&[&docker, other]), Owner::Unknown, "no container: {other}");
+            assert_eq!(owner(&[other, &docker]), Owner::Unknown, "no container: {other}");
+        }
     }
 
     #[test]
