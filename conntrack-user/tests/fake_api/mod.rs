@@ -1,5 +1,7 @@
 //! An API server that answers as it is told to, whole or not.
 
+pub(crate) mod objects;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
