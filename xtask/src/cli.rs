@@ -122,6 +122,9 @@ struct VmArgs {
     /// A file to put into the guest's PATH, with the libraries it needs.
     #[arg(long, value_name = "FILE")]
     add: Vec<PathBuf>,
+    /// With podman and runc in the guest.
+    #[arg(long)]
+    containers: bool,
     /// The guest's memory.
     #[arg(long, visible_alias = "memory", value_name = "M", default_value = "1G")]
     mem: String,
@@ -189,6 +192,7 @@ fn run_vm(args: VmArgs) -> Result<ExitCode> {
         kernel: args.kernel,
         command: args.command,
         add: args.add,
+        containers: args.containers,
         memory: args.mem,
         cpus: args.smp,
         icount: args.icount,

@@ -17,6 +17,8 @@ pub(crate) struct Suite {
     pub(crate) test_on: &'static [&'static str],
     /// How long it may take.
     pub(crate) timeout: Duration,
+    /// Needs podman and runc.
+    pub(crate) containers: bool,
 }
 
 /// Every guest test. A new one is a new row.
@@ -30,6 +32,8 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("owners", &["owners"], FULL),
     suite("whose", &["whose"], FULL),
     suite("whose by kprobe", &["whose", "--mechanism", "kprobe"], MATRIX_ONLY),
+    suite("containers", &["containers"], FULL).with_containers(),
+    suite("containers by kprobe", &["containers", "--mechanism", "kprobe"], MATRIX_ONLY).with_containers(),
     suite("audited", &["audited"], FULL),
     suite("balance", &["balance"], MATRIX_ONLY),
     suite("balance by kprobe", &["balance", "--mechanism", "kprobe"], MATRIX_ONLY),
@@ -79,13 +83,19 @@ const SMOKE: &[&str] = &["6.12", "5.10", "newest"];
 const MATRIX_ONLY: &[&str] = &[];
 
 const fn suite(name: &'static str, args: &'static [&'static str], test_on: &'static [&'static str]) -> Suite {
-    Suite { name, args, test_on, timeout: Duration::from_secs(600) }
+    Suite { name, args, test_on, timeout: Duration::from_secs(600), containers: false }
 }
 
 impl Suite {
     /// May take so many seconds.
     const fn within(mut self, seconds: u64) -> Self {
         self.timeout = Duration::from_secs(seconds);
+        self
+    }
+
+    /// With podman and runc in the guest.
+    const fn with_containers(mut self) -> Self {
+        self.containers = true;
         self
     }
 }
@@ -96,7 +106,11 @@ pub(crate) const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "newest"];
 /// Runs a suite on a kernel and streams its output. Also returns the kernel that was booted, if one was.
 pub(crate) fn run(suite: &Suite, kernel: &str, programs: &[PathBuf]) -> (Row, Option<String>) {
     let command = std::iter::once("conntrack-guest").chain(suite.args.iter().copied()).collect::<Vec<_>>();
-    let request = VmRequest { timeout: suite.timeout, ..VmRequest::new(kernel, &command) };
+    let request = VmRequest {
+        timeout: suite.timeout,
+        containers: suite.containers,
+        ..VmRequest::new(kernel, &command)
+    };
     let row = |result, figures, seconds| Row {
         suite: suite.name.to_owned(),
         kernel: kernel.to_owned(),

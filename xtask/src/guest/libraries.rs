@@ -10,7 +10,19 @@ use anyhow::{Context, Result, bail};
 /// # Errors
 /// When `ldd` does not run, or a library is missing here.
 pub(crate) fn needed(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(program).stdin(Stdio::null()).env("LC_ALL", "C").output();
+    ask(Command::new("ldd").arg(program), program)
+}
+
+/// The same, where a folder has libraries that the machine may lack.
+///
+/// # Errors
+/// As [`needed`].
+pub(crate) fn needed_beside(program: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
+    ask(Command::new("ldd").arg(program).env("LD_LIBRARY_PATH", folder), program)
+}
+
+fn ask(ldd: &mut Command, program: &Path) -> Result<Vec<PathBuf>> {
+    let output = ldd.stdin(Stdio::null()).env("LC_ALL", "C").output();
     let output = output.context("`ldd` does not start")?;
     if !output.status.success() {
         return Ok(Vec::new());

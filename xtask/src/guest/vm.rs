@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::cpio::Archive;
-use super::{base, libraries};
+use super::{base, containers, libraries};
 use crate::kernel::obtain::{self, Obtained};
 use crate::{cache, proc};
 
@@ -26,6 +26,8 @@ pub(crate) struct VmRequest {
     pub(crate) command: Vec<String>,
     /// Files to put into /usr/local/bin, with the shared libraries they need.
     pub(crate) add: Vec<PathBuf>,
+    /// With podman and runc.
+    pub(crate) containers: bool,
     /// Memory, as qemu spells it.
     pub(crate) memory: String,
     /// Processors.
@@ -45,6 +47,7 @@ impl VmRequest {
             kernel: kernel.to_owned(),
             command: command.iter().map(|&word| word.to_owned()).collect(),
             add: Vec::new(),
+            containers: false,
             memory: "1G".to_owned(),
             cpus: 2,
             icount: false,
@@ -106,13 +109,16 @@ impl Outcome {
 /// A command that fails, a panic and a timeout are outcomes, not errors.
 pub(crate) fn run(request: &VmRequest, programs: &[PathBuf]) -> Result<Outcome> {
     let kernel = obtain::obtain(&request.kernel)?;
-    let base = base::archive(&kernel)?;
+    let mut layers = vec![base::archive(&kernel)?];
+    if request.containers {
+        layers.push(containers::layer()?);
+    }
     let work = WorkFolder::new()?;
     let nonce = nonce()?;
     let initrd = work.0.join("initrd.cpio");
     let mut files = programs.to_vec();
     files.extend(request.add.iter().cloned());
-    write_initrd(&base, &initrd, &files, &request.command, &nonce)?;
+    write_initrd(&layers, &initrd, &files, &request.command, &nonce)?;
 
     let started = Instant::now();
     let mut qemu = start(request, &kernel, &initrd, &work.0)?;
@@ -224,10 +230,20 @@ fn copy_output(mut output: ChildStdout, stream: bool) -> Vec<u8> {
     }
 }
 
-/// The base with, behind it, what this run adds.
-fn write_initrd(base: &Path, path: &Path, files: &[PathBuf], command: &[String], nonce: &str) -> Result<()> {
-    fs::copy(base, path).with_context(|| format!("cannot copy {}", base.display()))?;
-    let mut root = Archive::new(BufWriter::new(File::options().append(true).open(path)?));
+/// The layers, one behind the other, and behind them what this run adds.
+fn write_initrd(
+    layers: &[PathBuf],
+    path: &Path,
+    files: &[PathBuf],
+    command: &[String],
+    nonce: &str,
+) -> Result<()> {
+    let mut whole = File::create(path)?;
+    for layer in layers {
+        let copied = File::open(layer).and_then(|mut from| io::copy(&mut from, &mut whole));
+        copied.with_context(|| format!("cannot copy {}", layer.display()))?;
+    }
+    let mut root = Archive::new(BufWriter::new(whole));
     let mut needed = std::collections::BTreeSet::new();
     for file in files {
         let name = file.file_name().with_context(|| format!("{} is not a file", file.display()))?;

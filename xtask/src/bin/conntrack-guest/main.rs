@@ -5,6 +5,7 @@ mod agent;
 mod attach;
 mod balance;
 mod churn;
+mod containers;
 mod cost;
 mod culprit;
 mod daemon;
@@ -63,6 +64,7 @@ const COMMANDS: &[Command] = &[
     ("many", many::test),
     ("preempted", preempted::test),
     ("preempted-crowd", preempted::crowd),
+    ("containers", containers::test),
     ("agent", agent::run),
 ];
 

@@ -8,6 +8,7 @@
 pub(crate) mod books;
 pub(crate) mod command;
 pub(crate) mod connect;
+pub(crate) mod container;
 pub(crate) mod entries;
 pub(crate) mod holdings;
 pub(crate) mod kernel;

@@ -18,7 +18,8 @@ pub(crate) struct Process {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
-    cgroup: PathBuf,
+    /// Made for it.
+    cgroup: Option<PathBuf>,
     /// Its network namespace.
     pub(crate) netns: Netns,
 }
@@ -29,20 +30,28 @@ impl Process {
     /// # Errors
     /// When it cannot be started, or its cgroup not be made.
     pub(crate) fn on_the_node(cgroup: &str) -> anyhow::Result<Self> {
-        let program = std::env::current_exe()?;
-        let mut child = Command::new(program)
-            .arg("agent")
+        let mut process = Self::of(Command::new(std::env::current_exe()?).arg("agent"))?;
+        let cgroup = Path::new(CGROUPS).join(cgroup.trim_start_matches('/'));
+        std::fs::create_dir_all(&cgroup).with_context(|| cgroup.display().to_string())?;
+        std::fs::write(cgroup.join("cgroup.procs"), process.pid().to_string())
+            .with_context(|| cgroup.display().to_string())?;
+        process.cgroup = Some(cgroup);
+        Ok(process)
+    }
+
+    /// By a command that runs the agent and hands it standard input and output.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn of(command: &mut Command) -> anyhow::Result<Self> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("cannot start an agent")?;
+            .with_context(|| format!("cannot run {command:?}"))?;
         let orders = child.stdin.take().context("no standard input")?;
         let answers = BufReader::new(child.stdout.take().context("no standard output")?);
-        let cgroup = Path::new(CGROUPS).join(cgroup.trim_start_matches('/'));
-        std::fs::create_dir_all(&cgroup).with_context(|| cgroup.display().to_string())?;
-        std::fs::write(cgroup.join("cgroup.procs"), child.id().to_string())
-            .with_context(|| cgroup.display().to_string())?;
-        Ok(Self { child, orders, answers, cgroup, netns: Netns::host()? })
+        Ok(Self { child, orders, answers, cgroup: None, netns: Netns::host()? })
     }
 
     /// In a network namespace of its own, which it enters after its cgroup, as containers do.
@@ -134,7 +143,8 @@ impl Drop for Process {
         let _: std::io::Result<()> = self.child.kill();
         let _: std::io::Result<_> = self.child.wait();
         // Parents that others are in stay.
-        for folder in self.cgroup.ancestors().take_while(|folder| *folder != Path::new(CGROUPS)) {
+        let folders = self.cgroup.iter().flat_map(|cgroup| cgroup.ancestors());
+        for folder in folders.take_while(|folder| *folder != Path::new(CGROUPS)) {
             if std::fs::remove_dir(folder).is_err() {
                 break;
             }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use super::netns::Netns;
 use super::node::{Node, PORT};
 use super::process::Process;
 use super::router::batch;
@@ -27,8 +28,9 @@ pub(crate) struct Workload {
     _logs: Logs,
 }
 
+/// A pod's log directory, gone when dropped.
 #[derive(Debug)]
-struct Logs(PathBuf);
+pub(crate) struct Logs(PathBuf);
 
 impl Drop for Logs {
     fn drop(&mut self) {
@@ -62,10 +64,9 @@ impl Workload {
         let mut process = Process::in_its_netns(&cgroup(wiring, number))?;
         let logs = logs(number, name)?;
         let wires = Wires { wiring, number, address, pid: process.pid() };
-        batch(&node.host, &wires.outer())?;
-        batch(&process.netns, &wires.inner())?;
+        let addresses = wires.lay(node, &process.netns)?;
         process.listen(PORT)?;
-        Ok(Self { process, addresses: wires.addresses(), _logs: logs })
+        Ok(Self { process, addresses, _logs: logs })
     }
 }
 
@@ -92,8 +93,22 @@ fn uid(number: u16) -> String {
     format!("0a1b2c3d-1111-4222-8333-{number:012x}")
 }
 
+/// Wires the namespace of a process as pod number `number` is; its addresses, v4 and v6.
+///
+/// # Errors
+/// When `ip` refuses.
+pub(crate) fn wire(
+    node: &Node,
+    wiring: Wiring,
+    number: u16,
+    pid: u32,
+    netns: &Netns,
+) -> anyhow::Result<[IpAddr; 2]> {
+    Wires { wiring, number, address: number, pid }.lay(node, netns)
+}
+
 /// A container's cgroup: by the cgroupfs driver for bridged pods, by systemd's for routed ones.
-fn cgroup(wiring: Wiring, number: u16) -> String {
+pub(crate) fn cgroup(wiring: Wiring, number: u16) -> String {
     let (uid, container) = (uid(number), format!("{number:064x}"));
     match wiring {
         Wiring::Bridged => format!("/kubepods/burstable/pod{uid}/{container}"),
@@ -107,7 +122,11 @@ fn cgroup(wiring: Wiring, number: u16) -> String {
     }
 }
 
-fn logs(number: u16, name: &str) -> anyhow::Result<Logs> {
+/// The log directory of pod number `number`.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn logs(number: u16, name: &str) -> anyhow::Result<Logs> {
     let path = PathBuf::from(format!("/var/log/pods/{NAMESPACE}_{name}_{}", uid(number)));
     std::fs::create_dir_all(&path)?;
     Ok(Logs(path))
@@ -121,6 +140,12 @@ struct Wires {
 }
 
 impl Wires {
+    fn lay(&self, node: &Node, netns: &Netns) -> anyhow::Result<[IpAddr; 2]> {
+        batch(&node.host, &self.outer())?;
+        batch(netns, &self.inner())?;
+        Ok(self.addresses())
+    }
+
     fn addresses(&self) -> [IpAddr; 2] {
         let [high, low] = self.address.to_be_bytes();
         let (net4, net6) = match self.wiring {
