@@ -7,8 +7,9 @@ use super::ACCOUNTS;
 
 /// How long nobody must have asked for an account, and it have held nothing, before another owner may have it: a
 /// probe that looked it up just before the directory forgot it is to be done with it, and what the limiter held back
-/// of its last entries to be credited. That takes microseconds and a second; but a probe can be preempted.
-pub(super) const GRACE: Duration = Duration::from_secs(3);
+/// of its last entries to be credited. That takes microseconds and a second, but a probe can be preempted; and owners
+/// ask anew every five seconds, should one have been missed.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// How long an account that was used stays empty before it is given back, so that scrapes see its last figures.
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// While fewer are free, those that were used are given back sooner, the longest empty first.
@@ -51,8 +52,8 @@ mod tests {
     #[test]
     fn who_was_never_used_goes_after_the_grace_and_who_was_after_a_while() {
         let all = vec![
-            left(1, false, 2.9, Some(2.9)),
-            left(2, false, 3.0, Some(3.0)),
+            left(1, false, 9.9, Some(9.9)),
+            left(2, false, 10.0, Some(10.0)),
             left(3, true, 59.0, Some(59.0)),
             left(4, true, 60.0, Some(60.0)),
             left(5, true, 600.0, None),
@@ -65,12 +66,12 @@ mod tests {
     fn when_few_are_free_the_longest_empty_go_first_and_no_more_than_it_takes() {
         let used = |account, idle| left(account, true, 50.0, Some(idle));
         let all =
-            || vec![used(1, 20.0), used(2, 40.0), used(3, 2.9), used(4, 30.0), left(5, true, 50.0, None)];
+            || vec![used(1, 20.0), used(2, 40.0), used(3, 9.9), used(4, 30.0), left(5, true, 50.0, None)];
         assert!(due(all(), FEW_FREE).is_empty());
         assert_eq!(due(all(), FEW_FREE - 1), [2]);
         assert_eq!(due(all(), FEW_FREE - 2), [2, 4]);
         assert_eq!(due(all(), 0), [2, 4, 1], "within the grace never, nor what holds something");
-        let with_unused = all().into_iter().chain([left(6, false, 4.0, Some(4.0))]).collect();
+        let with_unused = all().into_iter().chain([left(6, false, 11.0, Some(11.0))]).collect();
         assert_eq!(due(with_unused, FEW_FREE - 1), [6], "who has no figures to show makes room first");
     }
 }

@@ -32,7 +32,7 @@ struct Scene<'a> {
 }
 
 pub(crate) fn test() -> anyhow::Result<()> {
-    let node = Node::build()?;
+    let mut node = Node::build()?;
     let started = Instant::now();
     let mut alone = Container::of_podman("alone", "none")?;
     let alone_at = wire(&node, Wiring::Bridged, 2, alone.pid, &alone.process.netns)?;
@@ -76,12 +76,12 @@ pub(crate) fn test() -> anyhow::Result<()> {
     ];
     let mut connections = 0;
     for (number, mut scene) in scenes.into_iter().enumerate() {
-        connections += play(&mut daemon, &node, &mut scene, 5 + number as u64).context(scene.what)?;
+        connections += play(&mut daemon, &mut node, &mut scene, 5 + number as u64).context(scene.what)?;
     }
     let mut scene = scene("podman to a pod of runc's", &mut alone.process, alone_at, cgroup(&alone.cgroup));
     scene.to = cgroupfs_at;
     scene.responder = Some(pod("host", "by-cgroupfs"));
-    connections += play(&mut daemon, &node, &mut scene, 20)?;
+    connections += play(&mut daemon, &mut node, &mut scene, 20)?;
 
     // Who is left in a namespace has it.
     maker.kill()?;
@@ -89,11 +89,11 @@ pub(crate) fn test() -> anyhow::Result<()> {
     loop {
         let left = &mut joined.process;
         let mut scene = self::scene("podman, who is left in a namespace", left, shared, joined_owns.clone());
-        match play(&mut daemon, &node, &mut scene, 30) {
+        match play(&mut daemon, &mut node, &mut scene, 30) {
             Ok(made) => break connections += made,
             Err(error) => ensure!(Instant::now() < deadline, "{error:#}"),
         }
-        clear(&node, &mut joined.process)?;
+        clear(&mut node, &mut joined.process)?;
     }
     println!("figure: containers: {connections} connections in 8 scenes, each with its owner");
     tell_missed_runs(&daemon.page()?);
@@ -117,7 +117,7 @@ fn scene<'a>(what: &'static str, process: &'a mut Process, from: [IpAddr; 2], ow
 }
 
 /// Connections of both families, so many each of TCP and UDP; returns how many in all.
-fn play(daemon: &mut Daemon, node: &Node, scene: &mut Scene<'_>, each: u64) -> anyhow::Result<u64> {
+fn play(daemon: &mut Daemon, node: &mut Node, scene: &mut Scene<'_>, each: u64) -> anyhow::Result<u64> {
     let before = Holdings::read(&daemon.page()?)?;
     for to in scene.to {
         scene.process.tcp(None, (to, PORT).into(), each)?;
@@ -149,9 +149,11 @@ fn play(daemon: &mut Daemon, node: &Node, scene: &mut Scene<'_>, each: u64) -> a
     Ok(all)
 }
 
-/// Ends its connections, and empties the table.
-fn clear(node: &Node, process: &mut Process) -> anyhow::Result<()> {
+/// Ends its connections, at both ends, or another's from the same address and port would find the old one there; and
+/// empties the table.
+fn clear(node: &mut Node, process: &mut Process) -> anyhow::Result<()> {
     process.close()?;
+    node.outside.close()?;
     let deadline = Instant::now() + DEADLINE;
     while kernel::count(&node.host)? > 0 {
         ensure!(Instant::now() < deadline, "the table does not empty");
