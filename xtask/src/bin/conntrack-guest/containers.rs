@@ -9,8 +9,9 @@ use crate::daemon::Daemon;
 use crate::lab::books::tell_missed_runs;
 use crate::lab::container::Container;
 use crate::lab::entries::{self, Ends};
-use crate::lab::holdings::{Held, Holder, Holdings, cgroup, pod};
+use crate::lab::holdings::{Held, Holder, Holdings, cgroup, cgroup_inside, pod};
 use crate::lab::kernel;
+use crate::lab::nft;
 use crate::lab::node::{NODES, Node, PORT, STRANGERS};
 use crate::lab::process::Process;
 use crate::lab::workload::{self, Wiring, wire};
@@ -21,6 +22,12 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// The daemon looks around once a second; guests are slow.
 const SOON: Duration = Duration::from_secs(15);
 
+/// Rules that give a namespace a table of its own.
+const TRACKED: &str =
+    "table inet own { chain out { type filter hook output priority 0; ct state new counter; }; }";
+/// Where ids of processes go on.
+const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
+
 /// What one of them does, and whose that is.
 struct Scene<'a> {
     what: &'static str,
@@ -29,6 +36,8 @@ struct Scene<'a> {
     to: [IpAddr; 2],
     owner: Holder,
     responder: Option<Holder>,
+    /// Whose the entries in the namespace's own table are. None: it has no table.
+    inside: Option<Holder>,
 }
 
 pub(crate) fn test() -> anyhow::Result<()> {
@@ -37,10 +46,14 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let mut alone = Container::of_podman("alone", "none")?;
     let alone_at = wire(&node, Wiring::Bridged, 2, alone.pid, &alone.process.netns)?;
     let mut on_host = Container::of_podman("on-host", "host")?;
+    // Who made a namespace has not always the lowest id: they begin anew some day.
+    std::fs::write(LAST_PID, "20000").context(LAST_PID)?;
     let mut maker = Container::of_podman("maker", "none")?;
+    std::fs::write(LAST_PID, "10000").context(LAST_PID)?;
     let shared = wire(&node, Wiring::Routed, 12, maker.pid, &maker.process.netns)?;
     let mut joined = Container::of_podman("joined", "container:maker")?;
     ensure!(joined.process.netns.inum == maker.process.netns.inum, "they share no namespace");
+    ensure!(joined.pid < maker.pid, "the later one's id is {}, the first one's {}", joined.pid, maker.pid);
     let (mut by_cgroupfs, cgroupfs_at, _logs) = in_a_pod(&node, Wiring::Bridged, 30, "by-cgroupfs")?;
     let (mut by_systemd, systemd_at, _logs_too) = in_a_pod(&node, Wiring::Routed, 31, "by-systemd")?;
     println!(
@@ -60,7 +73,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
             shared,
             maker_owns.clone(),
         ),
-        scene("podman, who shares it", &mut joined.process, shared, maker_owns),
+        scene("podman, who shares it", &mut joined.process, shared, maker_owns.clone()),
         scene(
             "runc, a pod's cgroup by cgroupfs",
             &mut by_cgroupfs.process,
@@ -83,19 +96,26 @@ pub(crate) fn test() -> anyhow::Result<()> {
     scene.responder = Some(pod("host", "by-cgroupfs"));
     connections += play(&mut daemon, &mut node, &mut scene, 20)?;
 
+    nft::load(&maker.process.netns, TRACKED)?;
+    let mut scene =
+        self::scene("podman, who shares it, with a table", &mut joined.process, shared, maker_owns);
+    scene.inside = Some(cgroup_inside(&maker.cgroup));
+    connections += play(&mut daemon, &mut node, &mut scene, 25)?;
+
     // Who is left in a namespace has it.
     maker.kill()?;
     let deadline = Instant::now() + SOON;
     loop {
         let left = &mut joined.process;
         let mut scene = self::scene("podman, who is left in a namespace", left, shared, joined_owns.clone());
+        scene.inside = Some(cgroup_inside(&joined.cgroup));
         match play(&mut daemon, &mut node, &mut scene, 30) {
             Ok(made) => break connections += made,
             Err(error) => ensure!(Instant::now() < deadline, "{error:#}"),
         }
         clear(&mut node, &mut joined.process)?;
     }
-    println!("figure: containers: {connections} connections in 8 scenes, each with its owner");
+    println!("figure: containers: {connections} connections in 9 scenes, each with its owner");
     tell_missed_runs(&daemon.page()?);
     daemon.stop()
 }
@@ -113,7 +133,7 @@ fn in_a_pod(
 }
 
 fn scene<'a>(what: &'static str, process: &'a mut Process, from: [IpAddr; 2], owner: Holder) -> Scene<'a> {
-    Scene { what, process, from, to: STRANGERS, owner, responder: None }
+    Scene { what, process, from, to: STRANGERS, owner, responder: None, inside: None }
 }
 
 /// Connections of both families, so many each of TCP and UDP; returns how many in all.
@@ -125,9 +145,12 @@ fn play(daemon: &mut Daemon, node: &mut Node, scene: &mut Scene<'_>, each: u64) 
         ensure!(sent == [each, 0], "datagrams sent and refused: {sent:?}");
     }
     let all = 4 * each;
+    let inside = scene.inside.as_ref().map(|_| &scene.process.netns);
     let deadline = Instant::now() + DEADLINE;
-    while kernel::count(&node.host)? != all {
-        ensure!(Instant::now() < deadline, "not {all} entries: {:?}", entries::list(&node.host)?);
+    for netns in [&node.host].into_iter().chain(inside) {
+        while kernel::count(netns)? != all {
+            ensure!(Instant::now() < deadline, "not {all} entries: {:?}", entries::list(netns)?);
+        }
     }
     let listed = entries::list(&node.host)?;
     for (from, answering) in scene.from.into_iter().zip(scene.to) {
@@ -136,11 +159,14 @@ fn play(daemon: &mut Daemon, node: &mut Node, scene: &mut Scene<'_>, each: u64) 
     }
     let now = Holdings::read(&daemon.page()?)?;
     let all_signed = all.cast_signed();
-    ensure!(now.sum("host") == all_signed, "the sum over owners is {}, not {all}", now.sum("host"));
+    let sums = [now.sum("host"), now.sum("netns")];
+    let wanted = [all_signed, inside.map_or(0, |_| all_signed)];
+    ensure!(sums == wanted, "the sums over owners are {sums:?}, not {wanted:?}");
     let owned = Held { entries: all_signed, inserts: all_signed, ..Held::default() };
     let answered = Held { answers: all_signed, ..Held::default() };
     let responder = scene.responder.iter().map(|responder| (responder.clone(), answered));
-    let wanted: Vec<_> = [(scene.owner.clone(), owned)].into_iter().chain(responder).collect();
+    let owners = [&scene.owner].into_iter().chain(&scene.inside).map(|owner| (owner.clone(), owned));
+    let wanted: Vec<_> = owners.chain(responder).collect();
     now.since(&before).must_be(scene.what, &wanted)?;
     clear(node, scene.process)?;
     let left = Holdings::read(&daemon.page()?)?;
@@ -150,14 +176,16 @@ fn play(daemon: &mut Daemon, node: &mut Node, scene: &mut Scene<'_>, each: u64) 
 }
 
 /// Ends its connections, at both ends, or another's from the same address and port would find the old one there; and
-/// empties the table.
+/// empties the tables.
 fn clear(node: &mut Node, process: &mut Process) -> anyhow::Result<()> {
     process.close()?;
     node.outside.close()?;
     let deadline = Instant::now() + DEADLINE;
-    while kernel::count(&node.host)? > 0 {
-        ensure!(Instant::now() < deadline, "the table does not empty");
-        node.host.output("conntrack", &["-F"])?;
+    for netns in [&node.host, &process.netns] {
+        while kernel::count(netns)? > 0 {
+            ensure!(Instant::now() < deadline, "a table does not empty");
+            netns.output("conntrack", &["-F"])?;
+        }
     }
     Ok(())
 }

@@ -19,6 +19,11 @@ pub(crate) fn cgroup(path: &str) -> Holder {
     labels("host", "cgroup", "", "", path)
 }
 
+/// A cgroup, in the table of a namespace that is no pod's.
+pub(crate) fn cgroup_inside(path: &str) -> Holder {
+    labels("netns", "cgroup", "", "", path)
+}
+
 /// "host", "external" or "unknown", in the host's table.
 pub(crate) fn other(kind: &str) -> Holder {
     labels("host", kind, "", "", "")
