@@ -53,11 +53,15 @@ pub enum Counter {
     OtherSuppressed,
     /// Other records (resets, INVALID) that found the ring full.
     OtherLost,
+    /// TCP connections given up before they came about, by kernel or application, whatever the cause.
+    ConnectsGivenUp,
+    /// Those of them that matched the token of a refusal.
+    ConnectsRefused,
 }
 
 impl Counter {
-    /// Number of counters.
-    pub const COUNT: usize = 24;
+    /// Number of counters there is room for.
+    pub const COUNT: usize = 32;
 }
 
 /// One table's counters on one CPU. Only probes on that CPU write it, with atomic adds since a softirq can
@@ -73,5 +77,5 @@ pub struct TableCounters {
 }
 
 // A multiple of the cache line, so that two CPUs never write the same one.
-const _: () = assert!(size_of::<TableCounters>() == 192);
-const _: () = assert!(Counter::OtherLost as usize + 1 == Counter::COUNT);
+const _: () = assert!(size_of::<TableCounters>() == 256);
+const _: () = assert!((Counter::ConnectsRefused as usize) < Counter::COUNT);

@@ -22,10 +22,16 @@ pub enum EventKind {
     InferredRefusal = 7,
     /// A connection lost the race to insert its entry, and its packet was dropped.
     ClashLost = 8,
-    /// A packet was found INVALID.
+    /// A packet of a translated entry was found INVALID, and goes on untranslated: a kind of token only.
     Invalid = 9,
     /// A new connection's packet was dropped for want of an entry; whether the table was full was not seen.
     Refused = 10,
+    /// A TCP connection came about although its first packets had been refused.
+    ConnectedLate = 11,
+    /// A TCP connection was given up before it came about, its packets refused and never let in.
+    ConnectGivenUp = 12,
+    /// A TCP connection had to send again what was refused of it.
+    Stalled = 13,
 }
 
 impl EventKind {
@@ -43,6 +49,9 @@ impl EventKind {
             8 => Self::ClashLost,
             9 => Self::Invalid,
             10 => Self::Refused,
+            11 => Self::ConnectedLate,
+            12 => Self::ConnectGivenUp,
+            13 => Self::Stalled,
             _ => return None,
         })
     }
@@ -58,6 +67,14 @@ pub const FLAG_REPLY: u32 = 1 << 2;
 pub const FLAG_NAT: u32 = 1 << 3;
 /// [`Event::flags`]: the token had already been matched by an earlier reset, which was counted.
 pub const FLAG_REPEATED: u32 = 1 << 4;
+/// [`Event::flags`]: a refused or raced datagram, the first of its flow for a while: an outcome by itself.
+pub const FLAG_DATAGRAM: u32 = 1 << 5;
+/// [`Event::flags`]: with [`FLAG_DATAGRAM`], to port 53: somebody waits for a name.
+pub const FLAG_LOOKUP: u32 = 1 << 6;
+/// [`Event::flags`]: the kernel gave the connection up (`ETIMEDOUT`); else the application did.
+pub const FLAG_BY_KERNEL: u32 = 1 << 7;
+/// [`Event::flags`]: the tuple of the record and that of its token are one flow's.
+pub const FLAG_SAME_FLOW: u32 = 1 << 8;
 
 /// One record of the ring buffer.
 #[repr(C)]
@@ -75,19 +92,19 @@ pub struct Event {
     pub ifindex: u32,
     /// cgroup v2 id, with [`FLAG_CGROUP`].
     pub cgroup_id: u64,
-    /// `nf_conn.status` of the entry (`IPS_*`), else 0.
+    /// `nf_conn.status` of the entry (`IPS_*`); of an outcome of refusals, how many there were; else 0.
     pub status: u32,
-    /// Inode of the namespace whose table evicted the entry; resets only.
+    /// Inode of the namespace whose table left the token; outcomes only.
     pub token_netns: u32,
-    /// When the token was left, `CLOCK_MONOTONIC` nanoseconds; resets only.
+    /// When the token was left, `CLOCK_MONOTONIC` nanoseconds; outcomes only.
     pub token_ktime_ns: u64,
-    /// The [`EventKind`] of the token; resets only.
+    /// The [`EventKind`] that left the token; outcomes only.
     pub token_kind: u32,
     /// How many events of this source were held back or lost since its last one in the ring.
     pub suppressed: u32,
-    /// Original tuple of the entry or would-be entry; for a reset, the tuple of the reset flow as its end sees it.
+    /// Original tuple of the entry or would-be entry; for an outcome, the tuple of the flow as its end sees it.
     pub orig: Tuple,
-    /// Reply tuple, with [`FLAG_REPLY`]; for a reset, the original tuple of the evicted entry.
+    /// Reply tuple, with [`FLAG_REPLY`]; for an outcome, the original tuple of the token.
     pub reply: Tuple,
     /// Evictions: the account that the entry was in, plus one; 0: none.
     pub account: u32,
@@ -115,10 +132,21 @@ pub struct SourceKey {
     pub l3num: u32,
     /// As [`Event::account`].
     pub account: u32,
+    /// As [`Event::token_kind`].
+    pub token_kind: u32,
+    /// Always zero: the struct is hashed as bytes.
+    pub pad: u32,
 }
 
-/// The bits of [`Event::flags`] that are part of a [`SourceKey`].
-pub const SOURCE_FLAGS: u32 = FLAG_CGROUP | FLAG_IFINDEX | FLAG_REPEATED;
+/// The bits of [`Event::flags`] that are part of a [`SourceKey`]: what tells owner and verdict.
+pub const SOURCE_FLAGS: u32 = FLAG_CGROUP
+    | FLAG_IFINDEX
+    | FLAG_NAT
+    | FLAG_REPEATED
+    | FLAG_DATAGRAM
+    | FLAG_LOOKUP
+    | FLAG_BY_KERNEL
+    | FLAG_SAME_FLOW;
 
 /// One source's window of the limiter, in an array that the daemon maps.
 #[repr(C)]
@@ -136,30 +164,9 @@ pub struct SourceWindow {
     pub told: u64,
 }
 
-/// What an eviction leaves behind, under the flow keys of both its tuples.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Token {
-    /// When, `CLOCK_MONOTONIC` nanoseconds.
-    pub ktime_ns: u64,
-    /// The [`EventKind`] that left it.
-    pub kind: u32,
-    /// Inode of the namespace whose table it was.
-    pub netns: u32,
-    /// `nf_conn.status` of the entry.
-    pub status: u32,
-    /// Resets matched so far.
-    pub matched: u32,
-    /// Original tuple of the entry.
-    pub orig: Tuple,
-    /// Reply tuple of the entry.
-    pub reply: Tuple,
-}
-
 const _: () = assert!(size_of::<Event>() == 144);
-const _: () = assert!(size_of::<SourceKey>() == 48);
-const _: () = assert!(size_of::<SourceWindow>() == 80);
-const _: () = assert!(size_of::<Token>() == 104);
+const _: () = assert!(size_of::<SourceKey>() == 56);
+const _: () = assert!(size_of::<SourceWindow>() == 88);
 
 /// The daemon's word to the probes; the one value of the map `CONTROL`.
 #[repr(C)]
@@ -173,4 +180,8 @@ pub struct Control {
     pub at_limit: u32,
     /// Explicit padding.
     pub pad: u32,
+    /// How long after a refusal a connection attempt may still be its outcome, nanoseconds.
+    pub connect_window_ns: u64,
+    /// How long after an eviction a reset of its flow may be blamed on it, nanoseconds.
+    pub reset_window_ns: u64,
 }

@@ -11,13 +11,15 @@ pub mod directory;
 pub mod event;
 pub mod offsets;
 pub mod place;
+pub mod token;
 pub mod tuple;
 pub mod turn;
 
 pub use account::{AccountCounters, MAX_ACCOUNTS};
 pub use counter::{Counter, TableCounters};
-pub use event::{Control, Event, EventKind, SourceKey, SourceWindow, Token};
+pub use event::{Control, Event, EventKind, SourceKey, SourceWindow};
 pub use offsets::Offsets;
+pub use token::{EvictionToken, RefusalToken};
 pub use tuple::{FlowKey, Tuple};
 
 /// How many conntrack tables (network namespaces) can be counted apart. Slot 0 is the overflow bucket:
@@ -43,17 +45,11 @@ pub const SHARED_SOURCES: u32 = 16;
 /// Length of the limiter's window, nanoseconds.
 pub const SOURCE_WINDOW_NS: u64 = 1_000_000_000;
 
-/// How long after an eviction a reset of its flow may be blamed on it, nanoseconds. The state the entry was in
-/// is not in the token, so it is the longest that the kernel would have kept an entry that can be evicted:
-/// handshakes (early_drop) and closing states (the garbage collector), by the defaults of `tcp_timeouts` in
-/// net/netfilter/nf_conntrack_proto_tcp.c, the same from 5.10 to the newest: SYN_SENT 120 s, SYN_RECV 60 s,
-/// FIN_WAIT 120 s, CLOSE_WAIT 60 s, LAST_ACK 30 s, TIME_WAIT 120 s.
-pub const RESET_WINDOW_NS: u64 = 120_000_000_000;
-
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        AccountCounters, Control, Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token,
+        AccountCounters, Control, Event, EvictionToken, FlowKey, Offsets, RefusalToken, SourceKey,
+        SourceWindow, TableCounters,
     };
 
     macro_rules! pod {
@@ -62,5 +58,16 @@ mod pod {
             unsafe impl aya::Pod for $type {}
         )*};
     }
-    pod!(AccountCounters, Control, Event, FlowKey, Offsets, SourceKey, SourceWindow, TableCounters, Token);
+    pod!(
+        AccountCounters,
+        Control,
+        Event,
+        EvictionToken,
+        FlowKey,
+        Offsets,
+        RefusalToken,
+        SourceKey,
+        SourceWindow,
+        TableCounters
+    );
 }

@@ -52,6 +52,12 @@ pub struct Offsets {
     pub sk_v6_daddr: u32,
     /// `sock.__sk_common.skc_v6_rcv_saddr`
     pub sk_v6_rcv_saddr: u32,
+    /// `sock.sk_protocol`
+    pub sk_protocol: u32,
+    /// `sock.sk_err`
+    pub sk_err: u32,
+    /// `inet_sock.inet_sport` (network order)
+    pub sk_sport: u32,
     /// `sock.sk_cgrp_data`: a `struct cgroup *`, or a tagged u64 before 5.15
     pub sk_cgrp_data: u32,
     /// `cgroup.kn`
@@ -67,4 +73,4 @@ impl Offsets {
     pub const ABSENT: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Offsets>() == 112);
+const _: () = assert!(size_of::<Offsets>() == 124);

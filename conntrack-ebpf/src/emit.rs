@@ -108,6 +108,8 @@ fn window(event: &Event) -> Option<*mut SourceWindow> {
         flags: event.flags & SOURCE_FLAGS,
         l3num: event.orig.l3num.into(),
         account: event.account,
+        token_kind: event.token_kind,
+        pad: 0,
     };
     let index = match SOURCES.get_ptr(key) {
         // SAFETY: a live map value.

@@ -13,8 +13,10 @@ pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
 
 const IPPROTO_ICMP: u8 = 1;
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
+/// `IPPROTO_TCP`.
+pub(crate) const IPPROTO_TCP: u8 = 6;
+/// `IPPROTO_UDP`.
+pub(crate) const IPPROTO_UDP: u8 = 17;
 const IPPROTO_ICMPV6: u8 = 58;
 const IPPROTO_SCTP: u8 = 132;
 
@@ -273,6 +275,36 @@ pub(crate) fn skb_is_reset(skb: u64) -> bool {
     flags().is_some_and(|flags| flags & 4 != 0)
 }
 
+/// What a TCP packet is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment {
+    /// It begins a connection, or answers one that does.
+    pub(crate) syn: bool,
+    /// It carries nothing, or is a reset: its loss hurts nobody.
+    pub(crate) bare: bool,
+}
+
+/// What a TCP packet is for, from its headers; None of others, and of IPv6 with extension headers.
+#[inline(always)]
+pub(crate) fn skb_segment(skb: u64) -> Option<Segment> {
+    let head: u64 = member(skb, offsets().skb_head())?;
+    let network: u16 = member(skb, offsets().skb_network_header())?;
+    let ip = head + u64::from(network);
+    let version: u8 = read(ip)?;
+    let (protocol, header, length) = if version >> 4 == 4 {
+        let total = u64::from(u16::from_be(read(ip + 2)?));
+        (read::<u8>(ip + 9)?, u64::from(version & 0xf) * 4, total)
+    } else {
+        (read::<u8>(ip + 6)?, 40, u64::from(u16::from_be(read(ip + 4)?)) + 40)
+    };
+    if protocol != IPPROTO_TCP {
+        return None;
+    }
+    let [offset, flags]: [u8; 2] = read(ip + header + 12)?;
+    let headers = header + u64::from(offset >> 4) * 4;
+    Some(Segment { syn: flags & 2 != 0, bare: flags & 4 != 0 || flags & 2 == 0 && length == headers })
+}
+
 /// The device a packet is on: (index, inode of its namespace).
 #[inline(always)]
 pub(crate) fn skb_device(skb: u64) -> Option<(u32, u32)> {
@@ -321,6 +353,31 @@ pub(crate) fn sk_cgroup<R: Reader>(sk: u64) -> Option<u64> {
 #[inline(always)]
 pub(crate) fn sk_netns(sk: u64) -> u32 {
     netns(member(sk, offsets().sk_net()).unwrap_or(0))
+}
+
+/// `sock.sk_err`, of a TCP socket; None: it is of another protocol, or that is not known.
+#[inline(always)]
+pub(crate) fn tcp_error(sk: u64) -> Option<u32> {
+    let protocol: u16 = member(sk, offsets().sk_protocol())?;
+    if protocol != u16::from(IPPROTO_TCP) {
+        return None;
+    }
+    member(sk, offsets().sk_err())
+}
+
+/// `sock.__sk_common.skc_state`.
+#[inline(always)]
+pub(crate) fn sk_state(sk: u64) -> Option<u8> {
+    member(sk, offsets().sk_state())
+}
+
+/// As [`sk_tuple`], of a socket that has given its port back already: `inet_put_port` comes before the state changes.
+/// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp.c#L2760>
+#[inline(always)]
+pub(crate) fn sk_tuple_closed(sk: u64) -> Option<Tuple> {
+    let mut tuple = sk_tuple(sk)?;
+    tuple.sport = u16::from_be(member(sk, offsets().sk_sport())?);
+    Some(tuple)
 }
 
 /// A TCP socket's own view of its connection: source is local.

@@ -16,6 +16,7 @@ mod place;
 mod probes;
 mod stash;
 mod table;
+mod token;
 mod turn;
 
 #[cfg(not(test))]

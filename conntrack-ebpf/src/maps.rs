@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, Queue, RingBuf},
 };
 use conntrack_common::{
-    AccountCounters, Control, Event, FlowKey, MAX_ACCOUNTS, MAX_SOURCES, MAX_TABLES, Offsets, RING_BYTES,
-    SourceKey, SourceWindow, TableCounters, Token,
+    AccountCounters, Control, Event, EvictionToken, FlowKey, MAX_ACCOUNTS, MAX_SOURCES, MAX_TABLES, Offsets,
+    RING_BYTES, RefusalToken, SourceKey, SourceWindow, TableCounters,
     directory::{DIRECTORY_PLACES, DirectoryEntry},
     place::{AUDIT_WORDS, Bucket},
     turn::TURNS as TURN_WORDS,
@@ -92,7 +92,16 @@ pub(crate) static SOURCE_WINDOWS: Array<SourceWindow> = Array::with_max_entries(
 
 /// Flow key of either tuple of an evicted entry → token.
 #[map]
-pub(crate) static TOKENS: LruHashMap<FlowKey, Token> = LruHashMap::with_max_entries(65_536, 0);
+pub(crate) static EVICTIONS: LruHashMap<FlowKey, EvictionToken> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Flow key of what was refused, or lost an insert race → token.
+#[map]
+pub(crate) static REFUSALS: LruHashMap<FlowKey, RefusalToken> = LruHashMap::with_max_entries(65_536, 0);
+
+/// When the last token of `REFUSALS` was left, `CLOCK_MONOTONIC` nanoseconds; 0: none that matters any more, so
+/// that what happens to other connections costs next to nothing. Mapped by the daemon.
+#[map]
+pub(crate) static PRESSED: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// What a kprobe saw at entry, for the kretprobe, by a hash of the stack pointer at return.
 #[map]
@@ -227,6 +236,9 @@ fields!(
     sk_num,
     sk_v6_daddr,
     sk_v6_rcv_saddr,
+    sk_protocol,
+    sk_err,
+    sk_sport,
     sk_cgrp_data,
     cgroup_kn,
     kernfs_id,

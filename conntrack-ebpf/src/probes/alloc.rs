@@ -24,6 +24,7 @@ use crate::{
     probes::packet::waiting,
     stash::Keeps,
     table::{add_one, bump, slot},
+    token,
     turn::Turn,
 };
 
@@ -172,6 +173,7 @@ fn refused(call: Call, netns: u32, slot: u32, position: u64) {
     if let Some(tuple) = kernel::tuple(call.repl) {
         event.reply = tuple;
     }
+    token::refused(&mut event);
     if control.kfree_skb == 0 {
         emit::send(&mut event, slot, Fate::Refusal);
         return;

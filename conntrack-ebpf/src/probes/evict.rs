@@ -8,12 +8,11 @@
 
 use aya_ebpf::{
     bindings::BPF_ANY,
-    helpers::bpf_ktime_get_ns,
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use conntrack_common::{
-    Counter, EventKind, Token,
+    Counter, EventKind,
     event::{FLAG_NAT, FLAG_REPLY},
     turn::Twin,
 };
@@ -23,10 +22,11 @@ use crate::{
     account::Accounts,
     emit::{self, Fate},
     kernel::{self, IPS_NAT_MASK, Probed, Reader, Typed, context, netns},
-    maps::{EVICTORS, Evictor, FULL_MARKS, FullMark, Stash, TOKENS, offsets},
+    maps::{EVICTORS, Evictor, FULL_MARKS, FullMark, Stash, offsets},
     place::{ByHash, accounts_of},
     stash::Keeps,
     table::{bump, slot},
+    token,
     turn::Turn,
 };
 
@@ -201,11 +201,11 @@ fn evicted(turn: Turn, ct: u64, kind: u32) {
     };
     bump(slot, counter);
 
-    leave_token(ct, kind, netns);
+    token::evicted(ct, kind, netns);
     report(ct, event_kind, netns, slot);
 }
 
-/// Sends the record. This and [`leave_token`] have frames of their own: token and event together pass the 512
+/// Sends the record. This and [`token::evicted`] have frames of their own: token and event together pass the 512
 /// bytes that a program and what it calls may have on the stack.
 #[inline(never)]
 fn report(ct: u64, kind: EventKind, netns: u32, slot: u32) {
@@ -225,17 +225,4 @@ fn report(ct: u64, kind: EventKind, netns: u32, slot: u32) {
         event.responder = accounts.responder().map_or(0, |responder| responder + 1);
     }
     emit::send(&mut event, slot, Fate::Eviction);
-}
-
-/// Leaves a token under both tuples; their inverses share the keys.
-#[inline(never)]
-fn leave_token(ct: u64, kind: u32, netns: u32) {
-    // One after the other: what both reads left in registers, the verifier of 5.10 cannot tell apart.
-    let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) else { return };
-    let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) else { return };
-    // SAFETY: no arguments.
-    let ktime_ns = unsafe { bpf_ktime_get_ns() };
-    let token = Token { ktime_ns, kind, netns, status: kernel::ct_status(ct), matched: 0, orig, reply };
-    let _: Result<(), i32> = TOKENS.insert(orig.flow_key(), &token, BPF_ANY.into());
-    let _: Result<(), i32> = TOKENS.insert(reply.flow_key(), &token, BPF_ANY.into());
 }

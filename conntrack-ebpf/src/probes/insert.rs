@@ -20,6 +20,7 @@ use crate::{
     place::{ByBucket, ByHash, Confirmed, Places},
     stash::Keeps,
     table::{bump, slot},
+    token,
     turn::Turn,
 };
 
@@ -151,6 +152,7 @@ fn inserted<R: Reader, P: Places>(turn: Turn, skb: u64, ct: u64) {
     match P::confirm(ct) {
         Confirmed::Now(place) => {
             turn.does_the_work();
+            token::let_in(ct);
             // SAFETY: a live map value; the packet holds the entry, so nobody takes it out meanwhile.
             let before = Accounts(unsafe { *place });
             let now = of_confirmed::<R>(before, ct, skb);
@@ -170,6 +172,7 @@ fn inserted<R: Reader, P: Places>(turn: Turn, skb: u64, ct: u64) {
         Confirmed::Before => {}
         Confirmed::Unplaced => {
             if turn.is_mine(ct | 1, || kernel::ct_life(ct)) {
+                token::let_in(ct);
                 add(slot(ct_netns(ct)), Column::Inserts);
             }
         }
@@ -209,5 +212,6 @@ fn clashed(turn: Turn, skb: u64, verdict: u32) {
     if let Some(tuple) = kernel::tuple(ct + offsets().ct_orig() as u64) {
         event.orig = tuple;
     }
+    token::refused(&mut event);
     emit::send(&mut event, slot, Fate::Other);
 }

@@ -7,8 +7,10 @@ mod bench;
 mod evict;
 mod free;
 mod insert;
+mod invalid;
+mod outcome;
 mod packet;
-mod tcp;
+mod reset;
 
 use aya_ebpf::{
     EbpfContext,

@@ -13,9 +13,10 @@ use conntrack_common::{
 use super::frame;
 use crate::{
     emit::{self, Fate},
-    kernel::{Probed, context, member, sk_cgroup, sk_netns, skb_device, skb_nfct, skb_tuple},
+    kernel::{Probed, context, member, sk_cgroup, sk_netns, skb_device, skb_nfct, skb_segment, skb_tuple},
     maps::{PENDING, WAITING, control, offsets, reason_netfilter_drop},
     table::{add, bump, slot},
+    token,
 };
 
 #[raw_tracepoint]
@@ -36,6 +37,13 @@ fn kfree_skb(ctx: RawTracePointContext) -> i32 {
     enrich(event, skb);
     bump(slot, Counter::RefusalsEnriched);
     emit::send(event, slot, Fate::Refusal);
+    if let Some(segment) = skb_segment(skb)
+        && !segment.syn
+        && token::seen_again(event, segment.bare)
+    {
+        event.kind = EventKind::Stalled as u32;
+        emit::send(event, slot, Fate::Other);
+    }
     if PENDING.remove(key).is_ok() {
         waiting(-1);
     }
@@ -75,6 +83,7 @@ fn kfree_skb_inferred(ctx: RawTracePointContext) -> i32 {
         event.orig = tuple;
     }
     enrich(&mut event, skb);
+    token::refused(&mut event);
     emit::send(&mut event, slot, Fate::Refusal);
     0
 }

@@ -107,6 +107,8 @@ fn counted(sums: &Sums) -> Counted {
         resets_sent: of(Counter::ResetsSent),
         resets_received: of(Counter::ResetsReceived),
         resets_evicted: of(Counter::ResetsEvicted),
+        connects_given_up: of(Counter::ConnectsGivenUp),
+        connects_refused: of(Counter::ConnectsRefused),
         inferred_refusals: of(Counter::InferredRefusals),
         other_suppressed: of(Counter::OtherSuppressed),
         other_lost: of(Counter::OtherLost),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::gaps::Gap;
 use crate::attribute::discovery::Discovery;
 use crate::attribute::owner::Owner;
+use crate::attribute::verdict::Effect;
 
 /// The state of the node.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -21,8 +22,8 @@ pub struct Snapshot {
     pub probes: Vec<ProbeState>,
     /// What is not covered on this node, or only in part: one for each kind, present or not. Empty: not looked yet.
     pub coverage: Vec<Gap>,
-    /// Resets attributed so far, by cause.
-    pub resets: Vec<ResetCount>,
+    /// What connections suffered so far, by cause.
+    pub outcomes: Vec<OutcomeCount>,
     /// How pods are discovered. None: not looked yet.
     pub discovery: Option<Discovery>,
     /// Losses and limits of the tool itself.
@@ -136,6 +137,10 @@ pub struct Counted {
     pub resets_received: u64,
     /// Resets, of both, that matched a token.
     pub resets_evicted: u64,
+    /// TCP connections given up before they came about.
+    pub connects_given_up: u64,
+    /// Those of them that matched a token.
+    pub connects_refused: u64,
     /// Refusals concluded from `kfree_skb` without probes.
     pub inferred_refusals: u64,
     /// Other records held back by the limit.
@@ -190,12 +195,14 @@ pub struct ProbeState {
     pub run_time_ns: Option<u64>,
 }
 
-/// Resets by whom they hurt and by cause.
+/// What connections suffered, by whom it hurt and by cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ResetCount {
+pub struct OutcomeCount {
     /// Who was hurt.
     pub owner: Owner,
-    /// "evicted" or "unrelated".
+    /// What it was.
+    pub effect: Effect,
+    /// Why; "unrelated": nothing seen here explains it.
     pub cause: &'static str,
     /// How sure.
     pub confidence: &'static str,

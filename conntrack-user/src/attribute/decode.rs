@@ -47,19 +47,19 @@ fn address(words: [u64; 2], family: u8) -> Option<IpAddr> {
     }
 }
 
-/// The original and the reply flow of an event that has an entry. For a reset the second is None: there the
-/// record holds the evicted entry's tuple, see [`token_evidence`].
+/// The original and the reply flow of an event that has an entry. For an outcome the second is None: there the
+/// record holds the token's tuple, see [`token_evidence`].
 #[must_use]
 pub fn flows(event: &Event) -> (Option<Flow>, Option<Flow>) {
-    let has_reply = event.flags & FLAG_REPLY != 0 && !is_reset(event);
+    let has_reply = event.flags & FLAG_REPLY != 0 && !is_outcome(event);
     (Flow::from_tuple(&event.orig), has_reply.then(|| Flow::from_tuple(&event.reply)).flatten())
 }
 
-/// The eviction a reset's record was matched with. None for other records, and where the eviction is later
-/// than the reset.
+/// The token an outcome's record was matched with. None for other records, and where the token is later than the
+/// outcome.
 #[must_use]
 pub fn token_evidence(event: &Event) -> Option<TokenEvidence> {
-    if !is_reset(event) || event.token_ktime_ns == 0 {
+    if !is_outcome(event) || event.token_ktime_ns == 0 {
         return None;
     }
     Some(TokenEvidence {
@@ -68,11 +68,20 @@ pub fn token_evidence(event: &Event) -> Option<TokenEvidence> {
         netns: event.token_netns,
         orig: (event.flags & FLAG_REPLY != 0).then(|| Flow::from_tuple(&event.reply)).flatten(),
         nat: event.flags & FLAG_NAT != 0,
+        refusals: (!is_reset(event)).then_some(event.status),
     })
 }
 
 fn is_reset(event: &Event) -> bool {
     matches!(EventKind::from_raw(event.kind), Some(EventKind::ResetSent | EventKind::ResetReceived))
+}
+
+fn is_outcome(event: &Event) -> bool {
+    let of_refusals = matches!(
+        EventKind::from_raw(event.kind),
+        Some(EventKind::ConnectedLate | EventKind::ConnectGivenUp | EventKind::Stalled)
+    );
+    of_refusals || is_reset(event)
 }
 
 /// Where `CLOCK_MONOTONIC` lies on the calendar. Take a new one now and then: the calendar is set, and slewed.

@@ -1,4 +1,4 @@
-//! What each owner suffered: connections refused, entries evicted, resets by cause. Counters that only grow, until
+//! What each owner suffered: connections refused, entries evicted, outcomes by cause. Counters that only grow, until
 //! their owner has been gone for a while; to bound the number of series is the exporter's part.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use conntrack_common::EventKind;
 
 use super::owner::Owner;
-use super::resets::{CAUSE_EVICTED, CAUSE_UNRELATED, CONFIDENCE_INFERRED, CONFIDENCE_WINDOW, ResetVerdict};
-use crate::aggregate::snapshot::{ResetCount, Table};
+use super::verdict::{CAUSE_UNRELATED, CONFIDENCE_INFERRED, Effect, Verdict};
+use crate::aggregate::snapshot::{Counted, OutcomeCount, Table};
 
 /// How long the counters of an owner that is gone stay: two scrapes, and what is still to come of its last second.
 pub const FORGET_AFTER: Duration = Duration::from_secs(30);
+
+/// Effect, cause, confidence.
+type Outcome = (Effect, &'static str, &'static str);
 
 /// Kind of table: "host", "pod" or "netns".
 type TableKind = &'static str;
@@ -29,9 +32,9 @@ pub struct Losses {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     losses: BTreeMap<(TableKind, Owner), Losses>,
-    resets: BTreeMap<(Owner, &'static str, &'static str), u64>,
-    /// Namespace → resets without a token, as last read.
-    unexplained: BTreeMap<u32, u64>,
+    outcomes: BTreeMap<(Owner, Outcome), u64>,
+    /// Namespace → outcomes without a token, as last read.
+    unexplained: BTreeMap<(u32, Effect), u64>,
     /// Owners that have counters and are gone → since when.
     gone: BTreeMap<Owner, Instant>,
 }
@@ -50,37 +53,38 @@ impl Ledger {
             | EventKind::Refused
             | EventKind::InferredRefusal => losses(self, times, 0),
             EventKind::EvictedEarlyDrop | EventKind::EvictedGc => losses(self, 0, times),
-            EventKind::ResetSent | EventKind::ResetReceived | EventKind::ClashLost | EventKind::Invalid => {}
+            EventKind::ResetSent
+            | EventKind::ResetReceived
+            | EventKind::ClashLost
+            | EventKind::Invalid
+            | EventKind::ConnectedLate
+            | EventKind::ConnectGivenUp
+            | EventKind::Stalled => {}
         }
     }
 
-    /// Counts a reset that matched a token: once a connection, whichever of its ends is seen first.
-    pub fn reset(&mut self, owner: &Owner, verdict: Option<&ResetVerdict>, repeated: bool) {
-        if let (Some(verdict), false) = (verdict, repeated) {
-            *self.resets.entry((owner.clone(), verdict.cause, verdict.confidence)).or_insert(0) += 1;
-        }
+    /// Counts `times` outcomes with this verdict.
+    pub fn outcome(&mut self, owner: &Owner, verdict: &Verdict, times: u64) {
+        let outcome = (verdict.effect, verdict.cause, verdict.confidence);
+        *self.outcomes.entry((owner.clone(), outcome)).or_insert(0) += times;
     }
 
-    /// Counts resets that matched a token but whose records were held back. Whether each is proof is in the
-    /// record, so none is called exact.
-    pub fn resets_withheld(&mut self, owner: &Owner, count: u64) {
-        *self.resets.entry((owner.clone(), CAUSE_EVICTED, CONFIDENCE_WINDOW)).or_insert(0) += count;
-    }
-
-    /// Counts the resets of each namespace that matched no token: all, less those that did. `owner_of` says
-    /// whose the sockets of a namespace are.
+    /// Counts the resets, and the connections given up, of each namespace that matched no token: all, less those that
+    /// did. `owner_of` says whose the sockets of a namespace are.
     pub fn unexplained(&mut self, tables: &[Table], owner_of: impl Fn(&Table) -> Owner) {
         let mut seen = BTreeMap::new();
         for table in tables {
-            let Some(c) = table.counted else { continue };
-            let now = (c.resets_sent + c.resets_received).saturating_sub(c.resets_evicted);
-            // Counters of a namespace that is gone start again at 0 when its inode is used again.
-            let before = self.unexplained.get(&table.netns).copied().filter(|b| *b <= now).unwrap_or(0);
-            if now > before {
-                let key = (owner_of(table), CAUSE_UNRELATED, CONFIDENCE_INFERRED);
-                *self.resets.entry(key).or_insert(0) += now - before;
+            let Some(counted) = &table.counted else { continue };
+            for (effect, now) in without_token(counted) {
+                let key = (table.netns, effect);
+                // Counters of a namespace that is gone start again at 0 when its inode is used again.
+                let before = self.unexplained.get(&key).copied().filter(|before| *before <= now).unwrap_or(0);
+                if now > before {
+                    let outcome = (effect, CAUSE_UNRELATED, CONFIDENCE_INFERRED);
+                    *self.outcomes.entry((owner_of(table), outcome)).or_insert(0) += now - before;
+                }
+                seen.insert(key, now);
             }
-            seen.insert(table.netns, now);
         }
         self.unexplained = seen;
     }
@@ -90,7 +94,7 @@ impl Ledger {
     /// keeps them.
     pub fn retire<'a>(&mut self, present: impl IntoIterator<Item = &'a Owner>, now: Instant) {
         let mut counted: BTreeSet<&Owner> = self.losses.keys().map(|(_, owner)| owner).collect();
-        counted.extend(self.resets.keys().map(|(owner, ..)| owner));
+        counted.extend(self.outcomes.keys().map(|(owner, _)| owner));
         counted.retain(|owner| matches!(owner, Owner::Pod { .. } | Owner::Cgroup { .. }));
         for owner in present {
             counted.remove(owner);
@@ -109,7 +113,7 @@ impl Ledger {
         if !forgotten.is_empty() {
             self.gone.retain(|owner, _| !forgotten.contains(owner));
             self.losses.retain(|(_, owner), _| !forgotten.contains(owner));
-            self.resets.retain(|(owner, ..), _| !forgotten.contains(owner));
+            self.outcomes.retain(|(owner, _), _| !forgotten.contains(owner));
         }
     }
 
@@ -118,13 +122,14 @@ impl Ledger {
         self.losses.iter().map(|((table, owner), losses)| (*table, owner, *losses))
     }
 
-    /// Every reset so far, in the order of owners.
+    /// Every outcome so far, in the order of owners.
     #[must_use]
-    pub fn resets(&self) -> Vec<ResetCount> {
-        self.resets
-            .iter()
-            .map(|((owner, cause, confidence), &count)| ResetCount {
+    pub fn outcomes(&self) -> Vec<OutcomeCount> {
+        let outcomes = self.outcomes.iter();
+        outcomes
+            .map(|((owner, (effect, cause, confidence)), &count)| OutcomeCount {
                 owner: owner.clone(),
+                effect: *effect,
                 cause,
                 confidence,
                 count,
@@ -133,32 +138,35 @@ impl Ledger {
     }
 }
 
+/// Outcomes of a namespace that matched no token.
+fn without_token(counted: &Counted) -> [(Effect, u64); 2] {
+    let resets = (counted.resets_sent + counted.resets_received).saturating_sub(counted.resets_evicted);
+    let given_up = counted.connects_given_up.saturating_sub(counted.connects_refused);
+    [(Effect::Reset, resets), (Effect::ConnectTimeout, given_up)]
+}
+
 #[cfg(test)]
 mod retire_tests;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use super::super::verdict::judge;
     use super::*;
-    use crate::aggregate::snapshot::Counted;
 
-    fn resets(ledger: &Ledger) -> Vec<(Owner, &'static str, &'static str, u64)> {
-        ledger.resets().into_iter().map(|c| (c.owner, c.cause, c.confidence, c.count)).collect()
+    fn outcomes(ledger: &Ledger) -> Vec<(Owner, Effect, &'static str, &'static str, u64)> {
+        ledger.outcomes().into_iter().map(|c| (c.owner, c.effect, c.cause, c.confidence, c.count)).collect()
     }
 
     #[test]
-    fn counts_a_connection_once() {
-        let verdict = |confidence| ResetVerdict { cause: "evicted", confidence, age: Duration::from_secs(1) };
+    fn outcomes_are_counted_by_verdict() {
+        let flags = conntrack_common::event::FLAG_NAT;
+        let reset = |flags| judge(EventKind::ResetSent, Some(EventKind::EvictedGc), flags).unwrap();
         let mut ledger = Ledger::default();
-        ledger.reset(&Owner::Host, Some(&verdict("exact")), false);
-        ledger.reset(&Owner::Host, Some(&verdict("exact")), true);
-        ledger.reset(&Owner::Host, Some(&verdict("exact")), false);
-        ledger.reset(&Owner::Host, Some(&verdict("window")), false);
-        ledger.resets_withheld(&Owner::Host, 3);
-        ledger.reset(&Owner::External, None, false);
-        let host = |confidence, count| (Owner::Host, "evicted", confidence, count);
-        assert_eq!(resets(&ledger), [host("exact", 2), host("window", 4)]);
+        ledger.outcome(&Owner::Host, &reset(flags), 1);
+        ledger.outcome(&Owner::Host, &reset(flags), 1);
+        ledger.outcome(&Owner::Host, &reset(0), 3);
+        let host = |confidence, count| (Owner::Host, Effect::Reset, "evicted", confidence, count);
+        assert_eq!(outcomes(&ledger), [host("exact", 2), host("window", 3)]);
     }
 
     #[test]
@@ -174,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_matched_no_token_is_unrelated() {
-        let table = |sent, received, evicted| Table {
+        let table = |sent, received, evicted, given_up| Table {
             netns: 7,
             host: false,
             owner: Owner::Unknown,
@@ -186,6 +194,8 @@ mod tests {
                 resets_sent: sent,
                 resets_received: received,
                 resets_evicted: evicted,
+                connects_given_up: given_up,
+                connects_refused: 1,
                 ..Counted::default()
             }),
             kernel: None,
@@ -194,10 +204,11 @@ mod tests {
             forecast: None,
         };
         let mut ledger = Ledger::default();
-        ledger.unexplained(&[table(3, 2, 1)], |_| Owner::Unknown);
-        ledger.unexplained(&[table(3, 2, 1)], |_| Owner::Unknown);
-        assert_eq!(resets(&ledger), [(Owner::Unknown, "unrelated", "inferred", 4)]);
-        ledger.unexplained(&[table(1, 0, 0)], |_| Owner::Unknown);
-        assert_eq!(resets(&ledger)[0].3, 5, "counters that started again");
+        ledger.unexplained(&[table(3, 2, 1, 7)], |_| Owner::Unknown);
+        ledger.unexplained(&[table(3, 2, 1, 7)], |_| Owner::Unknown);
+        let unknown = |effect, count| (Owner::Unknown, effect, "unrelated", "inferred", count);
+        assert_eq!(outcomes(&ledger), [unknown(Effect::Reset, 4), unknown(Effect::ConnectTimeout, 6)]);
+        ledger.unexplained(&[table(1, 0, 0, 7)], |_| Owner::Unknown);
+        assert_eq!(outcomes(&ledger)[0].4, 5, "counters that started again");
     }
 }

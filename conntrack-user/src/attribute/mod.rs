@@ -20,6 +20,6 @@ pub mod owner;
 pub mod pod_uid;
 pub mod pods;
 pub mod proc_cgroup;
-pub mod resets;
 pub mod survey;
 pub mod telling;
+pub mod verdict;

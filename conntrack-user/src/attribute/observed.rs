@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::api::services::ServiceName;
 use super::owner::{Evidence, Owner};
-use super::resets::ResetVerdict;
+use super::verdict::Verdict;
 use crate::aggregate::snapshot::{OwnerPart, Owners};
 
 /// Addresses of one direction, decoded.
@@ -26,20 +26,22 @@ pub struct Flow {
     pub protonum: u8,
 }
 
-/// The eviction that a reset was matched with.
+/// The token that an outcome was matched with.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TokenEvidence {
     /// What left it.
     #[serde(skip)]
     pub kind: Option<EventKind>,
-    /// Age when the reset matched it.
+    /// Age when the outcome matched it; of several refusals, since the first.
     pub age: std::time::Duration,
-    /// Inode of the namespace whose table lost the entry.
+    /// Inode of the namespace whose table left it.
     pub netns: u32,
-    /// Original tuple of the evicted entry.
+    /// Original tuple of the entry, or would-be entry.
     pub orig: Option<Flow>,
     /// Was the entry translated (NAT)?
     pub nat: bool,
+    /// How many packets had been refused.
+    pub refusals: Option<u32>,
 }
 
 /// Who holds most of a table.
@@ -74,9 +76,11 @@ pub struct Observed {
     pub kind: EventKind,
     /// Namespace where it happened.
     pub netns: u32,
+    /// Namespace whose table it is about: of an outcome, the one that left its token.
+    pub table: u32,
     /// Is that the host's?
     pub host: bool,
-    /// Original tuple, or the reset's tuple; None where the record has none.
+    /// Original tuple, or the outcome's tuple; None where the record has none.
     pub orig: Option<Flow>,
     /// Reply tuple where known.
     pub reply: Option<Flow>,
@@ -90,12 +94,12 @@ pub struct Observed {
     pub responder: Option<Owner>,
     /// The Service that the original destination is, where one is known.
     pub service: Option<ServiceName>,
-    /// Refusals: who held most of the table.
+    /// Refusals and what comes of them: who held most of the table.
     pub culprit: Option<Culprit>,
-    /// Resets: the token matched.
+    /// Outcomes: the token matched.
     pub token: Option<TokenEvidence>,
-    /// Resets: what the token proves; None: nothing.
-    pub verdict: Option<ResetVerdict>,
+    /// What it is an outcome of; None: of nothing that is proved.
+    pub verdict: Option<Verdict>,
     /// Further connections of this source that were held back since its last event.
     pub suppressed: u32,
     /// True when this reset's token was already matched before: the same connection's other end.

@@ -10,7 +10,7 @@ use crate::attribute::decode::{ClockOffset, flows, token_evidence};
 use crate::attribute::index::Query;
 use crate::attribute::observed::{Culprit, Observed};
 use crate::attribute::owner::Evidence;
-use crate::attribute::resets;
+use crate::attribute::verdict;
 use crate::export::log_event;
 
 impl Daemon {
@@ -54,16 +54,17 @@ impl Daemon {
             services
                 .addressed(flow, |address| owners.index.as_ref().is_some_and(|index| index.is_hosts(address)))
         });
-        let host = owners.host == Some(event.netns);
-        let table = owners.table(event.netns);
-        owners.ledger.lost(kind, table, &found.owner, 1);
-        let verdict = resets::judge(event, resets::reset_window());
-        owners.ledger.reset(&found.owner, verdict.as_ref(), resets::is_repeated(event));
+        let token = token_evidence(event);
+        let table = token.as_ref().map_or(event.netns, |token| token.netns);
+        let host = owners.host == Some(table);
+        let token_kind = EventKind::from_raw(event.token_kind);
+        let verdict = owners.count(kind, token_kind, event.flags, (event.netns, &found.owner), 1);
         drop(owners);
         self.log.record(&log_event::record(&Observed {
             time,
             kind,
             netns: event.netns,
+            table,
             host,
             orig,
             reply,
@@ -72,17 +73,18 @@ impl Daemon {
             evidence: found.evidence,
             responder: found.responder,
             service,
-            culprit: self.culprit(kind, event.netns),
-            token: token_evidence(event),
+            culprit: self.culprit(kind, token_kind, table),
+            token,
             verdict,
             suppressed: event.suppressed,
-            repeated: resets::is_repeated(event),
+            repeated: verdict::is_repeated(event.flags),
         }));
     }
 
-    /// Of a refusal, who held most of the table at the last reading.
-    fn culprit(&self, kind: EventKind, netns: u32) -> Option<Culprit> {
-        if !matches!(kind, EventKind::RefusedTableFull | EventKind::InferredRefusal) {
+    /// Of a refusal by a full table, or what came of one, who held most of it at the last reading.
+    fn culprit(&self, kind: EventKind, token: Option<EventKind>, netns: u32) -> Option<Culprit> {
+        let refused = |kind| matches!(kind, EventKind::RefusedTableFull | EventKind::InferredRefusal);
+        if !refused(kind) && !token.is_some_and(refused) {
             return None;
         }
         let view = lock(&self.latest).clone()?;

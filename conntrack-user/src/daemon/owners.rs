@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use conntrack_common::EventKind;
-use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX, FLAG_REPEATED};
+use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX};
 
 use crate::attribute::api::handle::ServiceHandle;
 use crate::attribute::decode::source_flow;
 use crate::attribute::index::{Attribution, OwnerIndex, Query};
 use crate::attribute::ledger::Ledger;
 use crate::attribute::owner::{Evidence, Owner};
+use crate::attribute::verdict::{self, Verdict};
 use crate::drain::sources::Withheld;
 
 /// The index of owners as of now, and the ledger.
@@ -38,6 +39,24 @@ impl Owners {
         }
     }
 
+    /// Counts facts of a kind, `times` of them, in the table of a namespace and of an owner: what was lost, and what
+    /// that is an outcome of.
+    pub(super) fn count(
+        &mut self,
+        kind: EventKind,
+        token: Option<EventKind>,
+        flags: u32,
+        (netns, owner): (u32, &Owner),
+        times: u64,
+    ) -> Option<Verdict> {
+        self.ledger.lost(kind, self.table(netns), owner, times);
+        let verdict = verdict::judge(kind, token, flags);
+        if let Some(verdict) = verdict.filter(|_| !verdict::is_repeated(flags)) {
+            self.ledger.outcome(owner, &verdict, times);
+        }
+        verdict
+    }
+
     /// Credits what the limiter held back to whoever its sources belong to: to the owner of the account, where the
     /// entry was in one.
     pub(super) fn withheld(&mut self, withheld: &Withheld, account: Option<Owner>) {
@@ -55,10 +74,6 @@ impl Owners {
             self.resolve(&query).owner
         };
         let owner = account.unwrap_or_else(resolved);
-        if !matches!(kind, EventKind::ResetSent | EventKind::ResetReceived) {
-            self.ledger.lost(kind, self.table(key.netns), &owner, withheld.count);
-        } else if key.flags & FLAG_REPEATED == 0 {
-            self.ledger.resets_withheld(&owner, withheld.count);
-        }
+        self.count(kind, EventKind::from_raw(key.token_kind), key.flags, (key.netns, &owner), withheld.count);
     }
 }

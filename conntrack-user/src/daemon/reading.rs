@@ -18,7 +18,7 @@ use crate::attribute::owner::Owner;
 use crate::attribute::telling::Table;
 use crate::drain::netns::Namespace;
 use crate::drain::netns_enter::in_namespace;
-use crate::drain::{ctnetlink, netns, presence, whole_dump};
+use crate::drain::{ctnetlink, netns, presence, tcp_sysctls, whole_dump};
 use crate::export::coverage::{ALLOC, CONFIRM, Coverage, FREE};
 use crate::export::labels::table_kind;
 use crate::export::view::{HeldCounts, OwnerCounts, View};
@@ -62,7 +62,7 @@ impl Daemon {
             Owner::Host => Owner::Unknown,
             owner => owner.clone(),
         });
-        snapshot.resets = owners.ledger.resets();
+        snapshot.outcomes = owners.ledger.outcomes();
         let view = Arc::new(View { owners: by_owner(&snapshot, &owners.ledger), snapshot });
         drop(owners);
         *lock(&self.latest) = Some(view.clone());
@@ -160,6 +160,12 @@ impl Daemon {
         );
         if let Some(probes) = lock(&self.probes).as_mut() {
             probes.at_limit(at_limit);
+            let procfs = &self.system.procfs;
+            probes.windows(
+                tcp_sysctls::connect_window(procfs),
+                tcp_sysctls::reset_window(procfs),
+                monotonic(),
+            );
             snapshot.honesty.accounting.unplaced = Some(probes.unplaced());
             probes.print_debug_log();
         }

@@ -20,6 +20,7 @@ pub mod rt_watch;
 pub mod rtnetlink;
 pub mod sources;
 pub mod surroundings;
+pub mod tcp_sysctls;
 pub mod turns;
 pub mod whole_dump;
 pub mod words;

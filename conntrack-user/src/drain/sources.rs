@@ -80,10 +80,10 @@ impl Sources {
         let first = index as usize * WORDS;
         let word = |n: usize| self.windows.word(first + n);
         let shared = index < SHARED_SOURCES;
-        let key = decode([word(0), word(1), word(2), word(3), word(4), word(5)]);
+        let key = decode([word(0), word(1), word(2), word(3), word(4), word(5), word(6)]);
         let key = if shared { SourceKey { kind: index, ..SourceKey::default() } } else { key };
         let window =
-            SourceWindow { key, start_ns: word(6), passed: word(7), withheld: word(8), told: word(9) };
+            SourceWindow { key, start_ns: word(7), passed: word(8), withheld: word(9), told: word(10) };
         (if shared { window.start_ns != 0 } else { key.kind != 0 }).then_some(window)
     }
 }
@@ -93,14 +93,14 @@ fn is_idle(window: &SourceWindow, now: Duration) -> bool {
 }
 
 /// The key as it lies in memory.
-fn decode(words: [u64; 6]) -> SourceKey {
+fn decode(words: [u64; 7]) -> SourceKey {
     let halves = |word: u64| {
         let bytes = word.to_ne_bytes();
         let half = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         (half(0), half(4))
     };
-    let ((netns, ifindex), (kind, flags), (l3num, account)) =
-        (halves(words[3]), halves(words[4]), halves(words[5]));
+    let ((netns, ifindex), (kind, flags)) = (halves(words[3]), halves(words[4]));
+    let ((l3num, account), (token_kind, pad)) = (halves(words[5]), halves(words[6]));
     SourceKey {
         saddr: [words[0], words[1]],
         cgroup_id: words[2],
@@ -110,6 +110,8 @@ fn decode(words: [u64; 6]) -> SourceKey {
         flags,
         l3num,
         account,
+        token_kind,
+        pad,
     }
 }
 
@@ -128,9 +130,11 @@ mod tests {
             flags: 7,
             l3num: 8,
             account: 9,
+            token_kind: 10,
+            pad: 0,
         };
-        // SAFETY: both are 48 bytes of integers without padding.
-        let words: [u64; 6] = unsafe { std::mem::transmute(key) };
+        // SAFETY: both are 56 bytes of integers without padding.
+        let words: [u64; 7] = unsafe { std::mem::transmute(key) };
         assert_eq!(decode(words), key);
     }
 

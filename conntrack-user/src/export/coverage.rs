@@ -23,6 +23,13 @@ pub const AUDIT: &str = "audit";
 /// `kfree_skb`, for refusals concluded without probes on conntrack.
 pub const KFREE_SKB: &str = "kfree_skb";
 
+/// `nf_ct_l4proto_log_invalid`: INVALID packets of translated entries.
+pub const INVALID: &str = "invalid";
+/// `inet_sock_set_state`: connection attempts that come to an end.
+pub const STATE: &str = "tcp_state";
+/// `tcp_retransmit_skb`: retransmissions of open connections.
+pub const RETRANSMIT: &str = "retransmit";
+
 /// Not a probe: what needs it is told only while refusals are concluded, not counted.
 pub const INFERRED_MODE: &str = "mode inferred";
 

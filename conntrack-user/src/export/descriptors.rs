@@ -4,6 +4,7 @@ use super::node_metrics::NODE_METRICS;
 use super::table_metrics::TABLE_METRICS;
 use super::view::View;
 use crate::aggregate::snapshot::Table;
+use crate::attribute::verdict::Effect;
 
 /// What Prometheus calls the type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +56,8 @@ pub enum Samples {
     OwnerDrops,
     /// Of owners by table: evictions.
     OwnerEvictions,
-    /// From resets attributed.
-    Resets,
+    /// From what connections suffered: this.
+    Outcomes(Effect),
     /// From the whole view, but kept monotonic while tables come and go.
     AllTables(&'static [TableSample]),
     /// From the process collector of the Prometheus crate, whose help it keeps.
@@ -140,6 +141,8 @@ mod tests {
             "conntrack_owner_drops_total",
             "conntrack_owner_evictions_total",
             "conntrack_tcp_resets_total",
+            "conntrack_tcp_connect_timeouts_total",
+            "conntrack_tcp_stalls_total",
             "conntrack_probe_attached",
             "conntrack_probe_missed_total",
         ] {

@@ -58,7 +58,7 @@ pub fn metrics_markdown() -> String {
                 | Samples::OwnerInserts
                 | Samples::OwnerDrops
                 | Samples::OwnerEvictions
-                | Samples::Resets
+                | Samples::Outcomes(_)
         )
     });
     section(&mut out, "The node, and the tool itself", |m| {

@@ -14,6 +14,7 @@ use super::labels::{Admission, Labels, OwnerLabels, TableLabels, owner_labels, t
 use super::view::{HeldCounts, View};
 use crate::aggregate::snapshot::Table;
 use crate::attribute::owner::Owner;
+use crate::attribute::verdict::{CAUSE_UNRELATED, Effect};
 
 /// Tables, beside the host's, that get the detailed metrics.
 pub const DETAILED_TABLES: usize = 4;
@@ -31,7 +32,7 @@ impl Labels for Node {
 }
 
 type OwnerKey = (&'static str, OwnerLabels);
-type ResetKey = (OwnerLabels, &'static str, &'static str);
+type OutcomeKey = (OwnerLabels, Effect, &'static str, &'static str);
 
 impl Labels for OwnerKey {
     fn is_rest(&self) -> bool {
@@ -42,7 +43,7 @@ impl Labels for OwnerKey {
     }
 }
 
-impl Labels for ResetKey {
+impl Labels for OutcomeKey {
     fn is_rest(&self) -> bool {
         self.0.is_rest()
     }
@@ -59,10 +60,12 @@ pub struct Exporter {
     detailed: Admission<TableLabels>,
     owners_admitted: Admission<OwnerLabels>,
     elsewhere_admitted: Admission<OwnerKey>,
+    hurt_admitted: Admission<OwnerLabels>,
+    unrelated_admitted: Admission<OwnerLabels>,
     tables: Book<TableLabels, u32>,
     node: Book<Node, u32>,
     owners: Book<OwnerKey, (&'static str, Owner)>,
-    resets: Book<ResetKey, (Owner, &'static str, &'static str)>,
+    outcomes: Book<OutcomeKey, (Owner, Effect, &'static str, &'static str)>,
     /// Of the last scrape.
     held: BTreeMap<OwnerKey, HeldCounts>,
 }
@@ -71,8 +74,9 @@ pub struct Exporter {
 type Members<'a> = BTreeMap<TableLabels, Vec<&'a Table>>;
 
 impl Exporter {
-    /// With series of their own for at most `max_pods` pods and cgroups, a quarter as many tables, and an eighth as
-    /// many pods and cgroups in tables other than the host's: there the table's own series tell the same.
+    /// With series of their own for at most `max_pods` pods and cgroups, a quarter as many tables, an eighth as
+    /// many pods and cgroups in tables other than the host's: there the table's own series tell the same. What
+    /// the table did is told of an eighth as many, and what it did not of half as many.
     /// `process`: print what the process itself uses?
     #[must_use]
     pub fn new(max_pods: usize, process: bool) -> Self {
@@ -82,10 +86,12 @@ impl Exporter {
             detailed: Admission::new(DETAILED_TABLES.min(max_pods / 4)),
             owners_admitted: Admission::new(max_pods),
             elsewhere_admitted: Admission::new(max_pods / 8),
+            hurt_admitted: Admission::new(max_pods / 8),
+            unrelated_admitted: Admission::new(max_pods / 2),
             tables: Book::default(),
             node: Book::default(),
             owners: Book::default(),
-            resets: Book::default(),
+            outcomes: Book::default(),
             held: BTreeMap::new(),
         }
     }
@@ -166,23 +172,31 @@ impl Exporter {
                 sum.responder_entries += now.responder_entries;
             }
         }
-        let resets: Vec<_> = view
+        let mut admitted_for = |owner: &Owner, cause| {
+            let own = owner_labels(owner);
+            let by_table = cause != CAUSE_UNRELATED;
+            let admitted = if by_table { &mut self.hurt_admitted } else { &mut self.unrelated_admitted };
+            if admitted.admits(&own) { own } else { own.rest() }
+        };
+        let outcomes: Vec<_> = view
             .snapshot
-            .resets
+            .outcomes
             .iter()
-            .map(|r| Reading {
-                member: (r.owner.clone(), r.cause, r.confidence),
-                labels: (admitted(&r.owner), r.cause, r.confidence),
-                counters: vec![Some(r.count)],
+            .map(|o| Reading {
+                member: (o.owner.clone(), o.effect, o.cause, o.confidence),
+                labels: (admitted_for(&o.owner, o.cause), o.effect, o.cause, o.confidence),
+                counters: vec![Some(o.count)],
             })
             .collect();
         self.owners.update(&owners);
-        self.resets.update(&resets);
+        self.outcomes.update(&outcomes);
         let keys: BTreeSet<&OwnerKey> = self.owners.sums().map(|(l, _)| l).collect();
         self.elsewhere_admitted.retain(|l| elsewhere.contains(l) || keys.contains(l));
-        let printed: BTreeSet<&OwnerLabels> =
-            self.owners.sums().map(|(l, _)| &l.1).chain(self.resets.sums().map(|(l, _)| &l.0)).collect();
+        let hurt: BTreeSet<&OwnerLabels> = self.outcomes.sums().map(|(l, _)| &l.0).collect();
+        let printed: BTreeSet<&OwnerLabels> = self.owners.sums().map(|(l, _)| &l.1).collect();
         self.owners_admitted.retain(|l| seen.contains(l) || printed.contains(l));
+        self.hurt_admitted.retain(|l| hurt.contains(l));
+        self.unrelated_admitted.retain(|l| hurt.contains(l));
     }
 
     fn samples(
@@ -208,8 +222,9 @@ impl Exporter {
             Samples::OwnerInserts => self.owner_samples(2),
             Samples::OwnerDrops => self.owner_samples(0),
             Samples::OwnerEvictions => self.owner_samples(1),
-            Samples::Resets => {
-                let sums = self.resets.sums().filter_map(|((owner, cause, confidence), c)| {
+            Samples::Outcomes(wanted) => {
+                let sums = self.outcomes.sums().filter(|((_, effect, ..), _)| *effect == wanted);
+                let sums = sums.filter_map(|((owner, _, cause, confidence), c)| {
                     let mut labels = owner_pairs(owner);
                     labels.push(("cause", (*cause).to_owned()));
                     labels.push(("confidence", (*confidence).to_owned()));

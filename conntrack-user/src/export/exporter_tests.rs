@@ -6,8 +6,9 @@ use super::descriptors;
 use super::exporter::Exporter;
 use super::view::{OwnerCounts, View};
 use super::{coverage, fixture, golden};
-use crate::aggregate::snapshot::{ResetCount, Snapshot, Table};
+use crate::aggregate::snapshot::{OutcomeCount, Snapshot, Table};
 use crate::attribute::owner::Owner;
+use crate::attribute::verdict::Effect;
 
 fn page(view: &View) -> String {
     Exporter::new(128, false).text(view).unwrap()
@@ -102,9 +103,18 @@ fn crowd(pods: u32) -> View {
             drops: 1,
             evictions: 1,
         });
-        for cause in ["evicted", "unrelated"] {
-            view.snapshot.resets.push(ResetCount {
+        for (effect, cause) in [
+            (Effect::Reset, "evicted"),
+            (Effect::Reset, "unrelated"),
+            (Effect::ConnectTimeout, "table_full"),
+            (Effect::ConnectTimeout, "unrelated"),
+            (Effect::SlowConnect, "table_full"),
+            (Effect::Stall, "table_full"),
+            (Effect::DnsStall, "table_full"),
+        ] {
+            view.snapshot.outcomes.push(OutcomeCount {
                 owner: owner.clone(),
+                effect,
                 cause,
                 confidence: "exact",
                 count: 1,

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use super::view::{HeldCounts, OwnerCounts, View};
 use crate::aggregate::gaps::{Gap, GapState};
 use crate::aggregate::snapshot::{
-    AccountingOverflow, Counted, Forecast, Honesty, KernelStats, ProbeState, Repairs, ResetCount, Snapshot,
+    AccountingOverflow, Counted, Forecast, Honesty, KernelStats, OutcomeCount, ProbeState, Repairs, Snapshot,
     Table,
 };
 use crate::attribute::discovery::{Disagreements, Discovery, KINDS, NO_LOGS};
 use crate::attribute::owner::Owner;
+use crate::attribute::verdict::Effect;
 
 pub(crate) fn pod(name: &str) -> Owner {
     Owner::Pod { namespace: "shop".into(), pod: name.into(), uid: format!("uid-{name}") }
@@ -101,7 +102,22 @@ pub(crate) fn snapshot() -> Snapshot {
             gap("ipvs", GapState::Absent),
             gap("zones", GapState::Unknown),
         ],
-        resets: vec![ResetCount { owner: pod("web-0"), cause: "evicted", confidence: "exact", count: 4 }],
+        outcomes: [
+            (Effect::Reset, "evicted", 4),
+            (Effect::ConnectTimeout, "table_full", 6),
+            (Effect::SlowConnect, "race", 1),
+            (Effect::Stall, "table_full", 2),
+            (Effect::UdpRefused, "table_full", 7),
+            (Effect::DnsStall, "race", 3),
+        ]
+        .map(|(effect, cause, count)| OutcomeCount {
+            owner: pod("web-0"),
+            effect,
+            cause,
+            confidence: "exact",
+            count,
+        })
+        .into(),
         discovery: Some(Discovery {
             kubernetes: "synced",
             reason: None,

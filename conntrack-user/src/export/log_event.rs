@@ -7,14 +7,12 @@ use super::record::{Level, Record, Value};
 use super::timestamp::rfc3339;
 use crate::attribute::observed::{Flow, Observed, TokenEvidence};
 use crate::attribute::owner::{Evidence, Owner};
-use crate::attribute::resets::{CAUSE_UNRELATED, CONFIDENCE_EXACT, CONFIDENCE_INFERRED};
+use crate::attribute::verdict::{CAUSE_UNRELATED, CONFIDENCE_EXACT, CONFIDENCE_INFERRED};
 
 fn confidence(o: &Observed) -> &'static str {
     match o.kind {
         EventKind::InferredRefusal => CONFIDENCE_INFERRED,
-        EventKind::ResetSent | EventKind::ResetReceived => {
-            o.verdict.map_or(CONFIDENCE_INFERRED, |verdict| verdict.confidence)
-        }
+        kind if is_outcome(kind) => o.verdict.map_or(CONFIDENCE_INFERRED, |verdict| verdict.confidence),
         _ => CONFIDENCE_EXACT,
     }
 }
@@ -31,11 +29,18 @@ pub fn record(o: &Observed) -> Record {
         EventKind::RefusedNoMemory => r.push("reason", "no_memory"),
         EventKind::EvictedEarlyDrop => r.push("cause", "early_drop"),
         EventKind::EvictedGc => r.push("cause", "gc"),
-        EventKind::ResetSent | EventKind::ResetReceived => {
-            r.push("cause", o.verdict.map_or(CAUSE_UNRELATED, |verdict| verdict.cause));
-            r.push("direction", if o.kind == EventKind::ResetSent { "sent" } else { "received" });
-        }
-        EventKind::ClashLost | EventKind::Invalid | EventKind::Refused => {}
+        _ => {}
+    }
+    r.push_known("effect", o.verdict.map(|verdict| verdict.effect.name()));
+    match o.verdict {
+        Some(verdict) => r.push("cause", verdict.cause),
+        None if is_outcome(o.kind) => r.push("cause", CAUSE_UNRELATED),
+        None => {}
+    }
+    r.push_known("rule", o.verdict.map(|verdict| verdict.rule));
+    r.push_known("by", o.verdict.and_then(|verdict| verdict.by));
+    if is_reset(o.kind) {
+        r.push("direction", if o.kind == EventKind::ResetSent { "sent" } else { "received" });
     }
     r.push("confidence", confidence(o));
     r.push("table", table_name(o));
@@ -83,12 +88,17 @@ pub fn record(o: &Observed) -> Record {
 
 /// Warn where a connection was hurt.
 fn level(o: &Observed) -> Level {
-    let harmless = o.kind == EventKind::Invalid || (is_reset(o.kind) && o.token.is_none());
+    let harmless = is_outcome(o.kind) && o.token.is_none();
     if harmless { Level::Info } else { Level::Warn }
 }
 
 fn is_reset(kind: EventKind) -> bool {
     matches!(kind, EventKind::ResetSent | EventKind::ResetReceived)
+}
+
+fn is_outcome(kind: EventKind) -> bool {
+    is_reset(kind)
+        || matches!(kind, EventKind::ConnectedLate | EventKind::ConnectGivenUp | EventKind::Stalled)
 }
 
 /// The value of the field `event`.
@@ -101,12 +111,15 @@ pub const fn event_name(kind: EventKind) -> &'static str {
         EventKind::InferredRefusal => "inferred_refusal",
         EventKind::ClashLost => "clash_lost",
         EventKind::Invalid => "invalid",
+        EventKind::ConnectedLate => "slow_connect",
+        EventKind::ConnectGivenUp => "connect_timeout",
+        EventKind::Stalled => "stall",
     }
 }
 
 /// The value of the field `table`.
 pub(crate) fn table_name(o: &Observed) -> String {
-    if o.host { "host".to_owned() } else { format!("netns:{}", o.netns) }
+    if o.host { "host".to_owned() } else { format!("netns:{}", o.table) }
 }
 
 const fn evidence_name(evidence: Evidence) -> &'static str {
@@ -182,7 +195,8 @@ fn owner(r: &mut Record, owner: &Owner) {
 
 fn token(t: &TokenEvidence) -> Record {
     let mut r = Record::default();
-    r.push_known("kind", t.kind.and_then(eviction_name));
+    r.push_known("kind", t.kind.map(token_name));
+    r.push_known("refusals", t.refusals);
     r.push("age_ms", u64::try_from(t.age.as_millis()).unwrap_or(u64::MAX));
     r.push("netns", t.netns);
     r.push("nat", t.nat);
@@ -192,10 +206,13 @@ fn token(t: &TokenEvidence) -> Record {
     r
 }
 
-pub(crate) const fn eviction_name(kind: EventKind) -> Option<&'static str> {
+/// What left a token.
+pub(crate) const fn token_name(kind: EventKind) -> &'static str {
     match kind {
-        EventKind::EvictedEarlyDrop => Some("early_drop"),
-        EventKind::EvictedGc => Some("gc"),
-        _ => None,
+        EventKind::EvictedEarlyDrop => "early_drop",
+        EventKind::EvictedGc => "gc",
+        EventKind::RefusedTableFull => "table_full",
+        EventKind::RefusedNoMemory => "no_memory",
+        kind => event_name(kind),
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use conntrack_common::EventKind;
+use conntrack_common::event::{FLAG_BY_KERNEL, FLAG_DATAGRAM, FLAG_LOOKUP, FLAG_NAT};
 
 use super::log_event::record;
 use super::log_fields::FIELDS;
@@ -13,7 +14,7 @@ use super::{fixture, golden};
 use crate::attribute::api::services::ServiceName;
 use crate::attribute::observed::{Culprit, Flow, Observed, TokenEvidence};
 use crate::attribute::owner::{Evidence, Owner};
-use crate::attribute::resets::ResetVerdict;
+use crate::attribute::verdict::judge;
 
 fn flow(src: &str, sport: u16, dst: &str, dport: u16, protonum: u8) -> Flow {
     let ip = |s: &str| s.parse::<IpAddr>().unwrap();
@@ -25,6 +26,7 @@ fn observed(kind: EventKind) -> Observed {
         time: UNIX_EPOCH + Duration::from_micros(1_767_323_045_678_901),
         kind,
         netns: 4_026_531_840,
+        table: 4_026_531_840,
         host: true,
         orig: Some(flow("10.0.0.7", 40_000, "192.0.2.1", 443, 6)),
         reply: None,
@@ -56,10 +58,26 @@ fn all() -> Vec<Observed> {
         netns: 4_026_531_840,
         orig: evicted.orig,
         nat: true,
+        refusals: None,
+    };
+    let evicted_token = token.clone();
+    let refusals = TokenEvidence {
+        kind: Some(EventKind::RefusedTableFull),
+        nat: false,
+        refusals: Some(3),
+        ..token.clone()
+    };
+    let outcome = |kind, flags| Observed {
+        verdict: judge(kind, refusals.kind, flags),
+        token: Some(refusals.clone()),
+        owner: fixture::pod("web-0"),
+        evidence: Evidence::Namespace,
+        culprit: Some(Culprit { owner: fixture::pod("shop-0"), entries: 900, percent: 90 }),
+        ..observed(kind)
     };
     let service = Owner::Cgroup { cgroup: "system.slice/ntp.service".into() };
     let reset = Observed {
-        verdict: Some(ResetVerdict { cause: "evicted", confidence: "exact", age: token.age }),
+        verdict: judge(EventKind::ResetSent, token.kind, FLAG_NAT),
         token: Some(token),
         owner: fixture::pod("web-0"),
         ..observed(EventKind::ResetSent)
@@ -97,7 +115,20 @@ fn all() -> Vec<Observed> {
         Observed { responder: Some(service), ..observed(EventKind::ResetReceived) },
         Observed { owner: Owner::Host, ..observed(EventKind::InferredRefusal) },
         observed(EventKind::ClashLost),
-        Observed { orig: None, ..observed(EventKind::Invalid) },
+        Observed { orig: None, ..observed(EventKind::ResetReceived) },
+        Observed {
+            verdict: judge(EventKind::ResetSent, Some(EventKind::Invalid), FLAG_NAT),
+            token: Some(TokenEvidence { kind: Some(EventKind::Invalid), ..evicted_token }),
+            ..observed(EventKind::ResetSent)
+        },
+        outcome(EventKind::ConnectGivenUp, FLAG_BY_KERNEL),
+        outcome(EventKind::ConnectedLate, 0),
+        outcome(EventKind::Stalled, 0),
+        Observed {
+            verdict: judge(EventKind::ClashLost, None, FLAG_DATAGRAM | FLAG_LOOKUP),
+            orig: Some(flow("10.0.0.7", 40_000, "192.0.2.53", 53, 17)),
+            ..observed(EventKind::ClashLost)
+        },
     ]
 }
 
@@ -158,7 +189,7 @@ fn a_line_is_one_json_object_with_the_documented_types() {
 #[test]
 fn a_reset_is_blamed_on_an_eviction_only_with_its_token() {
     let line = |o: &Observed| record(o).line(LogFormat::Text);
-    let with = all().into_iter().find(|o| o.token.is_some()).unwrap();
+    let with = all().into_iter().find(|o| o.kind == EventKind::ResetSent).unwrap();
     assert!(line(&with).contains("cause=evicted") && line(&with).contains("token.age_ms=1234"));
     let without = Observed { token: None, verdict: None, ..with };
     assert!(line(&without).contains("cause=unrelated") && line(&without).contains("level=info"));

@@ -19,9 +19,10 @@ const fn field(name: &'static str, json: &'static str, when: &'static str, says:
 
 const KNOWN: &str = "when known";
 const TUPLE: &str = "when the record has a tuple";
-const CULPRIT: &str = "refused, and the owners of entries are counted";
+const CULPRIT: &str = "refused by a full table, or what came of that; and the owners of entries are counted";
 const SERVICE: &str = "the destination is a Service's that the Kubernetes API has told of";
-const RESET: &str = "reset that matched an eviction";
+const EFFECT: &str = "the table caused an effect";
+const TOKEN: &str = "what came of a refusal, an eviction, a race lost or an INVALID packet";
 
 /// All fields, in the order in which they are printed.
 pub const FIELDS: &[Field] = &[
@@ -31,7 +32,7 @@ pub const FIELDS: &[Field] = &[
         "event",
         "string",
         "always",
-        "`refused`, `inferred_refusal`, `evicted`, `reset` or `clash_lost`. `invalid` is kept for a probe that there is not yet.",
+        "`refused`, `inferred_refusal`, `evicted`, `clash_lost`, or what came of one: `reset`, `connect_timeout`, `slow_connect`, `stall`.",
     ),
     field(
         "reason",
@@ -40,22 +41,35 @@ pub const FIELDS: &[Field] = &[
         "`table_full`, or `no_memory` when the kernel had none for an entry.",
     ),
     field(
+        "effect",
+        "string",
+        "a connection was hurt, and the table did it",
+        "`reset`, `connect_timeout`, `slow_connect`, `stall` (of an open connection, or of a lookup by UDP) or `udp_refused`.",
+    ),
+    field(
         "cause",
         "string",
-        "evicted, reset",
-        "Of an eviction: `early_drop` (room for a new entry) or `gc` (the garbage collector under pressure). Of a reset: `evicted` or `unrelated`.",
+        "evicted, and what has an effect",
+        "Of an eviction: `early_drop` (room for a new entry) or `gc` (the garbage collector under pressure). Of an effect: `table_full`, `no_memory`, `evicted`, `invalid`, `race` or `unrelated`.",
     ),
+    field("rule", "string", EFFECT, "The rule by which that is concluded."),
+    field("by", "string", "connect_timeout", "Who gave the connection up: `kernel` or `application`."),
     field("direction", "string", "reset", "`sent` or `received` by this node."),
     field(
         "confidence",
         "string",
         "always",
-        "`exact`: seen at the function that does it; of a reset, its token proves the cause. `window`: the reset is of an evicted flow and near in time, something else could have made it. `inferred`: concluded.",
+        "`exact`: seen at the function that does it; of an effect, its token proves the cause. `window`: the reset is of an evicted flow and near in time, something else could have made it. `inferred`: concluded.",
     ),
-    field("table", "string", "always", "Whose table: `host`, or `netns:` and the namespace's inode."),
+    field(
+        "table",
+        "string",
+        "always",
+        "Whose table: `host`, or `netns:` and the namespace's inode; of an effect, the table that caused it.",
+    ),
     field("netns", "number", "always", "Inode of the network namespace where it happened."),
     field("proto", "string", TUPLE, "`tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, … or the protocol's number."),
-    field("src", "string", TUPLE, "Source address, original direction; of a reset, as its end sees it."),
+    field("src", "string", TUPLE, "Source address, original direction; of an effect, as its end sees it."),
     field("sport", "number", "tuple of a protocol with ports", "Source port."),
     field("dst", "string", TUPLE, "Destination address."),
     field("dport", "number", "tuple of a protocol with ports", "Destination port."),
@@ -107,15 +121,26 @@ pub const FIELDS: &[Field] = &[
     field("culprit.cgroup", "string", "culprit is a cgroup", "Path below the cgroup root."),
     field("culprit.entries", "number", CULPRIT, "Entries it held."),
     field("culprit.percent", "number", CULPRIT, "Part of the table's entries that is, of 100, rounded down."),
-    field("token.kind", "string", "reset that matched a known kind of eviction", "`early_drop` or `gc`."),
-    field("token.age_ms", "number", RESET, "Time from the eviction to the reset, milliseconds."),
-    field("token.netns", "number", RESET, "Inode of the namespace whose table lost the entry."),
-    field("token.nat", "boolean", RESET, "Was the entry translated?"),
-    field("token.proto", "string", RESET, "Original tuple of the evicted entry: protocol."),
-    field("token.src", "string", RESET, "… source address."),
-    field("token.sport", "number", RESET, "… source port."),
-    field("token.dst", "string", RESET, "… destination address."),
-    field("token.dport", "number", RESET, "… destination port."),
+    field(
+        "token.kind",
+        "string",
+        TOKEN,
+        "What left the token: an eviction by `early_drop` or `gc`; a refusal, `table_full`, `no_memory`, `refused` or `inferred_refusal`; `clash_lost`; or an `invalid` packet.",
+    ),
+    field("token.refusals", "number", "what came of a refusal", "How many packets had been refused."),
+    field(
+        "token.age_ms",
+        "number",
+        TOKEN,
+        "Time from the first of what left it to its effect, milliseconds.",
+    ),
+    field("token.netns", "number", TOKEN, "Inode of the namespace whose table left it."),
+    field("token.nat", "boolean", TOKEN, "Was the entry translated?"),
+    field("token.proto", "string", TOKEN, "Original tuple of the entry, or would-be entry: protocol."),
+    field("token.src", "string", TOKEN, "… source address."),
+    field("token.sport", "number", TOKEN, "… source port."),
+    field("token.dst", "string", TOKEN, "… destination address."),
+    field("token.dport", "number", TOKEN, "… destination port."),
     field("repeated", "boolean", "reset", "Was this connection already counted, by its other end?"),
     field(
         "suppressed",

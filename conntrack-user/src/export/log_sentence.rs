@@ -2,7 +2,7 @@
 
 use conntrack_common::EventKind;
 
-use super::log_event::{eviction_name, has_ports, proto_name, table_name};
+use super::log_event::{has_ports, proto_name, table_name, token_name};
 use crate::attribute::observed::{Flow, Observed};
 use crate::attribute::owner::Owner;
 
@@ -43,14 +43,22 @@ pub fn sentence(o: &Observed) -> String {
             "{who}: the entry of {what} was evicted before its time: {table} is near its limit; raise nf_conntrack_max"
         ),
         EventKind::ResetSent | EventKind::ResetReceived => reset(o, &who, &what),
+        EventKind::ConnectedLate => {
+            format!("{who}: {what} came about only {}{}", after(o), why(o, &table))
+        }
+        EventKind::ConnectGivenUp => {
+            let by = o.verdict.and_then(|verdict| verdict.by).unwrap_or("its maker");
+            format!("{who}: {what} was given up by the {by} {}{}", after(o), why(o, &table))
+        }
+        EventKind::Stalled => {
+            format!("{who}: {what} stalls: its entry is gone, and {}{}", refused(o), why(o, &table))
+        }
         EventKind::ClashLost => {
             format!(
                 "{who}: a packet of {what} was dropped: another packet made the same entry first; its sender will retry"
             )
         }
-        EventKind::Invalid => format!(
-            "{who}: a packet of {what} was INVALID and goes untranslated; drop INVALID packets by rule if resets follow"
-        ),
+        EventKind::Invalid => format!("{who}: a packet of {what} was INVALID"),
     };
     if o.suppressed > 0 {
         s.push_str(&format!(" ({} more of this source since its last event)", o.suppressed));
@@ -63,12 +71,45 @@ fn reset(o: &Observed, who: &str, what: &str) -> String {
     let Some(token) = &o.token else {
         return format!("{who}: a reset of {what} was {verb}; no eviction explains it");
     };
-    let by = token.kind.and_then(eviction_name).map(|k| format!(" by {k}")).unwrap_or_default();
+    if token.kind == Some(EventKind::Invalid) {
+        return format!(
+            "{who}: a reset of {what} was {verb} because a packet of it was INVALID and passed untranslated; drop INVALID packets by rule, or set nf_conntrack_tcp_be_liberal"
+        );
+    }
+    let by = token.kind.map(|kind| format!(" by {}", token_name(kind))).unwrap_or_default();
     let nat = if token.nat { ", and with it its address translation," } else { "" };
     format!(
         "{who}: a reset of {what} was {verb} because its entry{nat} had been evicted{by} {:.1} s before; raise nf_conntrack_max",
         token.age.as_secs_f64()
     )
+}
+
+/// How long an attempt took, and what was refused of it.
+fn after(o: &Observed) -> String {
+    let age = o.token.as_ref().map_or(0.0, |token| token.age.as_secs_f64());
+    format!("{age:.1} s after its first packet was lost; {}", refused(o))
+}
+
+fn refused(o: &Observed) -> String {
+    match o.token.as_ref().and_then(|token| token.refusals) {
+        None | Some(1) => "one packet was refused".to_owned(),
+        Some(n) => format!("{n} packets were refused"),
+    }
+}
+
+/// Why, and what to do.
+fn why(o: &Observed, table: &str) -> String {
+    match o.token.as_ref().and_then(|token| token.kind) {
+        Some(EventKind::RefusedTableFull | EventKind::InferredRefusal) => {
+            let by = o.culprit.as_ref();
+            let by =
+                by.map(|c| format!(", {} % of it held by {}", c.percent, who(&c.owner))).unwrap_or_default();
+            format!(": {table} was full{by}; have fewer connections held, or raise nf_conntrack_max")
+        }
+        Some(EventKind::RefusedNoMemory) => ": the kernel had no memory for an entry".to_owned(),
+        Some(EventKind::ClashLost) => ": another packet made the same entry first".to_owned(),
+        _ => format!(" an entry in {table}; why was not seen (doctor says)"),
+    }
 }
 
 fn who(owner: &Owner) -> String {

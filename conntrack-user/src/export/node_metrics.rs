@@ -6,9 +6,19 @@ use super::descriptors::{Metric, Sample, Samples};
 use super::view::View;
 use crate::aggregate::gaps::GapState;
 use crate::aggregate::snapshot::{ProbeState, Repairs};
+use crate::attribute::verdict::Effect;
 
 const OWNER_OF_TABLE: &[&str] =
     &["table=host,pod,netns", "owner=pod,cgroup,host,external,unknown", "namespace", "pod", "cgroup"];
+const OUTCOME: &[&str] = &[
+    "owner=pod,cgroup,host,external,unknown",
+    "namespace",
+    "pod",
+    "cgroup",
+    "cause=table_full,no_memory,evicted,invalid,race,unrelated",
+    "confidence=exact,window,inferred",
+];
+const NO_OUTCOME: &str = "The owner had none.";
 const NOT_TOLD: &str = "This kernel does not tell.";
 
 /// One sample for each probe of which `read` knows something.
@@ -141,17 +151,55 @@ pub const NODE_METRICS: &[Metric] = &[
         name: "conntrack_tcp_resets_total",
         kind: Counter,
         unit: "connections",
-        labels: &[
-            "owner=pod,cgroup,host,external,unknown",
-            "namespace",
-            "pod",
-            "cgroup",
-            "cause=evicted,unrelated",
-            "confidence",
-        ],
-        help: "TCP connections reset, by whom it hurt and by what caused it. evicted: the reset matched the token of an eviction (exact: losing the entry is what makes such a reset; window: it could have another cause, or its record was held back). unrelated: resets sent and received, each by itself, that matched no token; their owner is known only in a pod's own namespace.",
-        absent: "The owner had none.",
-        samples: Samples::Resets,
+        labels: OUTCOME,
+        help: "TCP connections reset, by whom it hurt and by what caused it. evicted: the reset matched the token of an eviction (exact: losing the entry is what makes such a reset; window: it could have another cause). invalid: a packet of a translated connection was INVALID, passed untranslated, and was answered by the reset (window: the reset was only seen to arrive). unrelated: resets sent and received, each by itself, that matched no token; their owner is known only in a pod's own namespace.",
+        absent: NO_OUTCOME,
+        samples: Samples::Outcomes(Effect::Reset),
+    },
+    Metric {
+        name: "conntrack_tcp_connect_timeouts_total",
+        kind: Counter,
+        unit: "connections",
+        labels: OUTCOME,
+        help: "TCP connections given up before they came about, by kernel or application. table_full, no_memory, race: every packet of the attempt was refused or lost, and never made good. unrelated: no token says so.",
+        absent: NO_OUTCOME,
+        samples: Samples::Outcomes(Effect::ConnectTimeout),
+    },
+    Metric {
+        name: "conntrack_tcp_slow_connects_total",
+        kind: Counter,
+        unit: "connections",
+        labels: OUTCOME,
+        help: "TCP connections that came about only after packets of the attempt had been refused or lost.",
+        absent: NO_OUTCOME,
+        samples: Samples::Outcomes(Effect::SlowConnect),
+    },
+    Metric {
+        name: "conntrack_tcp_stalls_total",
+        kind: Counter,
+        unit: "connections",
+        labels: OUTCOME,
+        help: "Open TCP connections whose entry was gone, whose data was refused another, and that had to send it again.",
+        absent: NO_OUTCOME,
+        samples: Samples::Outcomes(Effect::Stall),
+    },
+    Metric {
+        name: "conntrack_udp_refused_total",
+        kind: Counter,
+        unit: "flows",
+        labels: OUTCOME,
+        help: "UDP flows that lost a datagram because it was refused an entry, or lost a race for one; a flow that is refused again within 5 s counts once. Lookups of names are not among them.",
+        absent: NO_OUTCOME,
+        samples: Samples::Outcomes(Effect::UdpRefused),
+    },
+    Metric {
+        name: "conntrack_dns_stalls_total",
+        kind: Counter,
+        unit: "lookups",
+        labels: OUTCOME,
+        help: "Lookups of names over UDP (port 53) that were refused an entry, or lost a race for one: their resolver waits, and asks again.",
+        absent: NO_OUTCOME,
+        samples: Samples::Outcomes(Effect::DnsStall),
     },
     Metric {
         name: "conntrack_loaded",

@@ -1,8 +1,11 @@
 //! Attaches what can be attached, and says of every probe how it went.
 
+use std::time::Duration;
+
 use aya::Ebpf;
 use aya::programs::{KProbe, Program, RawTracePoint};
 use conntrack_common::Control;
+use conntrack_common::token::STALL_WINDOW_NS;
 
 use super::fentry::{Facts, Fentry};
 use super::info;
@@ -20,6 +23,7 @@ pub struct Probes {
     pub(super) fentry: Fentry,
     pub(super) system: System,
     pub(super) control: Mapping,
+    pub(super) pressed: Mapping,
     pub(super) turns: Turns,
     #[cfg(feature = "debug-log")]
     pub(super) debug_log: super::debug_log::DebugLog,
@@ -55,6 +59,23 @@ impl Probes {
     pub fn at_limit(&mut self, at_limit: bool) {
         if (self.said.at_limit != 0) != at_limit {
             self.say(Control { at_limit: u32::from(at_limit), ..self.said });
+        }
+    }
+
+    /// Tells the probes how long a connection attempt may go on, and how long after its eviction an entry would have
+    /// lived; and, when no refusal is so young that something can
+    /// still come of it, that none is. `now` is `CLOCK_MONOTONIC`.
+    pub fn windows(&mut self, connect: Duration, reset: Duration, now: Duration) {
+        let [connect_window_ns, reset_window_ns] =
+            [connect, reset].map(|window| u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
+        if (self.said.connect_window_ns, self.said.reset_window_ns) != (connect_window_ns, reset_window_ns) {
+            self.say(Control { connect_window_ns, reset_window_ns, ..self.said });
+        }
+        let last = self.pressed.word(0);
+        let longest = connect.max(Duration::from_nanos(STALL_WINDOW_NS));
+        if last != 0 && now.saturating_sub(Duration::from_nanos(last)) > longest {
+            // Unless another came meanwhile.
+            self.pressed.exchange(0, last, 0);
         }
     }
 
@@ -127,6 +148,8 @@ impl Probes {
         // Written in place: a map system call would make the kernel skip kprobe programs.
         self.control.set(0, word(control.kfree_skb, control.early_drop));
         self.control.set(1, word(control.at_limit, control.pad));
+        self.control.set(2, control.connect_window_ns);
+        self.control.set(3, control.reset_window_ns);
         self.said = control;
     }
 

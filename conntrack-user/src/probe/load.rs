@@ -85,6 +85,7 @@ impl Probes {
         // What is taken is kept open by whom it is handed to: programs are loaded later, and name maps by fd.
         let drains = drains(&mut ebpf, cpus, buckets)?;
         let control = Mapping::new(take(&mut ebpf, "CONTROL")?, size_of::<Control>())?;
+        let pressed = Mapping::new(take(&mut ebpf, "PRESSED")?, size_of::<u64>())?;
         let turns = Turns::new(take(&mut ebpf, "TURNS")?, take(&mut ebpf, "SIGNS")?)?;
         let cause = (reason == u32::MAX)
             .then(|| "this kernel gives no reason for a drop: refusals cannot be inferred".to_owned());
@@ -96,6 +97,7 @@ impl Probes {
             fentry,
             system: system.clone(),
             control,
+            pressed,
             turns,
             states: PROBES.iter().map(untried).collect(),
             ways: vec![None; PROBES.len()],

@@ -3,7 +3,9 @@
 use conntrack_common::turn::Twin;
 
 use crate::cli::MechanismArg;
-use crate::export::coverage::{ALLOC, AUDIT, CLASH, CONFIRM, DELETE, EARLY_DROP, FREE, GC, KFREE_SKB};
+use crate::export::coverage::{
+    ALLOC, AUDIT, CLASH, CONFIRM, DELETE, EARLY_DROP, FREE, GC, INVALID, KFREE_SKB, RETRANSMIT, STATE,
+};
 
 /// A kernel place to hook a program to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +113,7 @@ const DELETE_FN: Hook = Hook::Function(&["nf_ct_delete.part.0", "nf_ct_delete"])
 const DELETE_WHOLE: Hook = Hook::Function(&["nf_ct_delete"]);
 const CONFIRM_FN: Hook = Hook::Function(&["__nf_conntrack_confirm"]);
 const CLASH_FN: Hook = Hook::Function(&["nf_ct_resolve_clash"]);
+const INVALID_FN: Hook = Hook::Function(&["nf_ct_l4proto_log_invalid"]);
 const AUDIT_FN: Hook = Hook::Function(&["nf_ct_get_id"]);
 
 /// Every probe, in the order of attachment: `early_drop` before `alloc`, which relies on its mark; frees
@@ -225,6 +228,24 @@ pub const PROBES: &[Probe] = &[
         purpose: "resets received",
         ways: &[raw(Condition::Always, &[("tcp_receive_reset", Hook::RawTracepoint("tcp_receive_reset"))])],
     },
+    Probe {
+        name: INVALID,
+        purpose: "INVALID packets of translated connections, and so the resets they cause",
+        ways: &[kprobe(&[("invalid_enter", INVALID_FN)])],
+    },
+    Probe {
+        name: STATE,
+        purpose: "connection attempts that come to an end",
+        ways: &[raw(
+            Condition::Always,
+            &[("inet_sock_set_state", Hook::RawTracepoint("inet_sock_set_state"))],
+        )],
+    },
+    Probe {
+        name: RETRANSMIT,
+        purpose: "retransmissions of open connections",
+        ways: &[raw(Condition::Always, &[("tcp_retransmit_skb", Hook::RawTracepoint("tcp_retransmit_skb"))])],
+    },
 ];
 
 /// Whether a way is among those asked for. Raw tracepoints always are: nobody has to do without them.
@@ -277,7 +298,13 @@ mod tests {
     fn without_probes_on_conntrack_only_raw_tracepoints_are_planned() {
         assert_eq!(
             programs(MechanismArg::None),
-            ["kfree_skb_inferred", "tcp_send_reset", "tcp_receive_reset"]
+            [
+                "kfree_skb_inferred",
+                "tcp_send_reset",
+                "tcp_receive_reset",
+                "inet_sock_set_state",
+                "tcp_retransmit_skb"
+            ]
         );
     }
 
@@ -285,7 +312,8 @@ mod tests {
     fn fentry_comes_first_and_one_mechanism_alone_can_be_asked_for() {
         for probe in PROBES {
             let order: Vec<_> = plan(probe, MechanismArg::Auto, RECENT).map(|w| w.mechanism).collect();
-            if order.contains(&KPROBE) {
+            // No tracing program can be attached to a variadic function.
+            if order.contains(&KPROBE) && probe.name != INVALID {
                 assert_eq!(order[..2], [FENTRY, KPROBE], "{}", probe.name);
             }
         }

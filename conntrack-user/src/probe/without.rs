@@ -1,6 +1,8 @@
 //! What is lost without each probe, and what then stands in: for `doctor` and docs/kernels.md.
 
-use crate::export::coverage::{ALLOC, AUDIT, CLASH, CONFIRM, DELETE, EARLY_DROP, FREE, GC, KFREE_SKB};
+use crate::export::coverage::{
+    ALLOC, AUDIT, CLASH, CONFIRM, DELETE, EARLY_DROP, FREE, GC, INVALID, KFREE_SKB, RETRANSMIT, STATE,
+};
 
 /// What it means that a probe is not attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,17 @@ pub fn of(probe: &str) -> Option<Without> {
         ),
         "send_reset" => nothing_instead("resets this node sends, and so those of evicted connections"),
         "receive_reset" => nothing_instead("resets this node receives, and so those of evicted connections"),
+        INVALID => without(
+            "resets caused by INVALID packets that pass untranslated, which count as unrelated",
+            "the kernel's invalid statistic",
+        ),
+        STATE => nothing_instead(
+            "connections given up, or late, because they were refused; timeouts that nothing here explains",
+        ),
+        RETRANSMIT => without(
+            "stalls of open connections whose data was refused, where no packet of theirs is refused again",
+            "a packet of theirs that is refused again",
+        ),
         _ => return None,
     })
 }

@@ -1,5 +1,5 @@
 use super::super::index::{Inputs, NamespaceFacts, OwnerIndex};
-use super::super::resets::ResetVerdict;
+use super::super::verdict::{Verdict, judge};
 use super::*;
 
 fn pod(number: u32) -> Owner {
@@ -45,18 +45,18 @@ fn index(pods: impl Iterator<Item = u32>) -> OwnerIndex {
 
 fn owners(ledger: &Ledger) -> BTreeSet<Owner> {
     let losses = ledger.losses().map(|(_, owner, _)| owner.clone());
-    losses.chain(ledger.resets().into_iter().map(|count| count.owner)).collect()
+    losses.chain(ledger.outcomes().into_iter().map(|count| count.owner)).collect()
 }
 
-fn verdict() -> ResetVerdict {
-    ResetVerdict { cause: CAUSE_EVICTED, confidence: CONFIDENCE_WINDOW, age: Duration::from_secs(1) }
+fn verdict() -> Verdict {
+    judge(EventKind::ResetSent, Some(EventKind::EvictedGc), 0).unwrap()
 }
 
 #[test]
 fn who_is_gone_keeps_its_counters_a_while() {
     let (mut ledger, start) = (Ledger::default(), Instant::now());
     ledger.lost(EventKind::RefusedTableFull, "host", &pod(2), 3);
-    ledger.reset(&pod(2), Some(&verdict()), false);
+    ledger.outcome(&pod(2), &verdict(), 1);
     ledger.lost(EventKind::EvictedGc, "host", &pod(3), 1);
     let (both, one) = (index([2, 3].into_iter()), index([3].into_iter()));
     ledger.retire(both.owners(), start);
@@ -105,10 +105,10 @@ fn a_thousand_pods_come_and_go() {
             ledger.lost(kind, "host", &pod(second), 1);
         }
         ledger.lost(EventKind::Refused, "pod", &pod(second), 1);
-        ledger.reset(&pod(second), Some(&verdict()), false);
+        ledger.outcome(&pod(second), &verdict(), 1);
         let here = index((second + 1).saturating_sub(STAY)..second + 1);
         ledger.retire(here.owners(), start + Duration::from_secs(second.into()));
-        most = most.max(ledger.losses.len() + ledger.resets.len() + ledger.gone.len());
+        most = most.max(ledger.losses.len() + ledger.outcomes.len() + ledger.gone.len());
         assert!(owners(&ledger).contains(&pod(second)), "who is here has its counters");
     }
     // Those here, and those of the last thirty seconds.

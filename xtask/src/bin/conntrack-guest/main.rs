@@ -4,6 +4,7 @@ mod absent;
 mod agent;
 mod attach;
 mod balance;
+mod broken;
 mod churn;
 mod containers;
 mod cost;
@@ -15,6 +16,7 @@ mod events;
 mod evictions;
 mod forwarded;
 mod gc;
+mod invalid;
 mod lab;
 mod many;
 mod options;
@@ -61,6 +63,8 @@ const COMMANDS: &[Command] = &[
     ("moved", balance::moved::test),
     ("passing", balance::passing::test),
     ("culprit", culprit::test),
+    ("broken", broken::test),
+    ("invalid", invalid::test),
     ("many", many::test),
     ("preempted", preempted::test),
     ("preempted-crowd", preempted::crowd),

@@ -5,6 +5,7 @@
 //! client 10.0.1.2, fd00:1::2 ── 10.0.1.1, fd00:1::1 router 10.0.2.1, fd00:2::1 ── 10.0.2.2, fd00:2::2 server
 //! ```
 
+pub(crate) mod attempt;
 pub(crate) mod books;
 pub(crate) mod command;
 pub(crate) mod connect;
@@ -20,5 +21,6 @@ pub(crate) mod pod;
 pub(crate) mod process;
 pub(crate) mod queue;
 pub(crate) mod router;
+pub(crate) mod sequence;
 pub(crate) mod traffic;
 pub(crate) mod workload;

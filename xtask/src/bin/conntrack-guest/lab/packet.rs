@@ -94,10 +94,23 @@ pub(crate) fn sctp_init(from_port: u16, to_port: u16) -> Vec<u8> {
 
 /// A TCP packet without payload; `flags` as in the header.
 pub(crate) fn tcp(from: IpAddr, to: IpAddr, from_port: u16, to_port: u16, flags: u8) -> Vec<u8> {
-    let mut packet = ports(from_port, to_port);
-    packet.extend([0, 0, 0, 1, 0, 0, 0, 0]);
+    segment(SocketAddr::new(from, from_port), SocketAddr::new(to, to_port), [1, 0], flags, &[])
+}
+
+/// A TCP packet with this payload, of an even number of bytes; `numbers` are those of sequence and acknowledgement.
+pub(crate) fn segment(
+    from: SocketAddr,
+    to: SocketAddr,
+    [sequence, acknowledged]: [u32; 2],
+    flags: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut packet = ports(from.port(), to.port());
+    packet.extend(sequence.to_be_bytes());
+    packet.extend(acknowledged.to_be_bytes());
     packet.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
-    let sum = transport_checksum(from, to, TCP_PROTOCOL, &packet);
+    packet.extend(payload);
+    let sum = transport_checksum(from.ip(), to.ip(), TCP_PROTOCOL, &packet);
     packet[16..18].copy_from_slice(&sum.to_be_bytes());
     packet
 }

@@ -8,16 +8,13 @@ use aya_ebpf::{
     macros::{fentry, kprobe, raw_tracepoint},
     programs::{FEntryContext, ProbeContext, RawTracePointContext},
 };
-use conntrack_common::{
-    Counter, Event, EventKind, RESET_WINDOW_NS, Tuple,
-    event::{FLAG_CGROUP, FLAG_NAT, FLAG_REPEATED, FLAG_REPLY},
-};
+use conntrack_common::{Counter, EventKind, Tuple, event::FLAG_CGROUP};
 
 use crate::{
     emit::{self, Fate},
-    kernel::{IPS_NAT_MASK, Probed, sk_cgroup, sk_netns, sk_tuple, skb_device, skb_is_reset, skb_tuple},
-    maps::TOKENS,
+    kernel::{Probed, sk_cgroup, sk_netns, sk_tuple, skb_device, skb_is_reset, skb_tuple},
     table::{bump, slot},
+    token,
 };
 
 #[kprobe]
@@ -75,7 +72,7 @@ fn sending(sk: u64, skb: u64) {
 fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
     let mut event = emit::event(kind, netns);
     event.orig = tuple;
-    if !matched(&mut event) {
+    if !token::of_eviction(&mut event) {
         return;
     }
     bump(slot, Counter::ResetsEvicted);
@@ -86,42 +83,4 @@ fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
         event.flags |= FLAG_CGROUP;
     }
     emit::send(&mut event, slot, Fate::Other);
-}
-
-/// Completes the event with the token of an eviction, if its flow has one that is not too old. The namespace is
-/// left out of the match: the host's table lost the entry, the pod sees the reset. A function of its own: the
-/// keys and the caller's event together would not leave `emit::send` room on the stack.
-#[inline(never)]
-fn matched(event: &mut Event) -> bool {
-    let Some(token) = TOKENS.get_ptr_mut(event.orig.flow_key()) else { return false };
-    // SAFETY: a live map value; `matched` is a mark, not a book.
-    let token = unsafe { &mut *token };
-    if event.ktime_ns.wrapping_sub(token.ktime_ns) > RESET_WINDOW_NS {
-        return false;
-    }
-    event.reply = token.orig;
-    event.status = token.status;
-    event.token_netns = token.netns;
-    event.token_ktime_ns = token.ktime_ns;
-    event.token_kind = token.kind;
-    event.flags = FLAG_REPLY;
-    if token.status & IPS_NAT_MASK != 0 {
-        event.flags |= FLAG_NAT;
-    }
-    // Both ends of one connection may see a reset, under either of its tuples: it is counted once.
-    if token.matched != 0 {
-        event.flags |= FLAG_REPEATED;
-    }
-    // One key at a time: both would not fit on the stack.
-    mark(token.orig.flow_key());
-    mark(token.reply.flow_key());
-    true
-}
-
-#[inline(always)]
-fn mark(key: conntrack_common::FlowKey) {
-    if let Some(token) = TOKENS.get_ptr_mut(key) {
-        // SAFETY: as above.
-        unsafe { (*token).matched += 1 };
-    }
 }
