@@ -17,8 +17,8 @@ use crate::kernel::obtain::Obtained;
 use crate::{cache, proc};
 
 /// Programs of the host a guest carries, beside busybox.
-const TOOLS: [&str; 10] =
-    ["nft", "ip", "ss", "tc", "conntrack", "bpftool", "bash", "dash", "kmod", "setpriv"];
+const TOOLS: [&str; 11] =
+    ["nft", "ip", "ss", "tc", "conntrack", "bpftool", "bash", "dash", "kmod", "setpriv", "tmux"];
 /// Names one program answers to.
 const LINKS: [(&str, &str); 6] = [
     ("usr/bin/sh", "dash"),
@@ -29,8 +29,9 @@ const LINKS: [(&str, &str); 6] = [
     ("usr/sbin/modinfo", "/usr/bin/kmod"),
 ];
 const INIT: &str = include_str!("init.sh");
+const UTF8: &str = "/usr/lib/locale/C.utf8/LC_CTYPE";
 /// Part of the cache key: raise it when the layout below changes.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// The cached base archive for a kernel, built if it is not there.
 ///
@@ -107,6 +108,10 @@ fn build(kernel: &Obtained, tools: &[(String, PathBuf)], work: &Path, path: &Pat
     root.file("etc/hosts", 0o644, b"127.0.0.1 localhost guest\n::1 localhost\n")?;
     root.file("etc/nsswitch.conf", 0o644, b"hosts: files\n")?;
     add_tools(&mut root, tools)?;
+    // Where glibc has no C.UTF-8 built in; without it tmux does not start.
+    if let Ok(content) = fs::read(UTF8) {
+        root.file(UTF8.trim_start_matches('/'), 0o644, &content)?;
+    }
     for file in modules::files(&staged)? {
         let content = fs::read(staged.join(&file))?;
         root.file(Path::new("usr").join(&file), 0o644, &content)?;

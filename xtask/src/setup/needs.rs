@@ -19,7 +19,7 @@ const BPF_TOOLCHAIN: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev
 const LINKER: [&str; 6] =
     ["llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "libxml2-dev", "libffi-dev"];
 /// Debian packages guests are made of: package, and the program looked for on other distributions.
-const GUESTS: [(&str, &str); 10] = [
+const GUESTS: [(&str, &str); 11] = [
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("kmod", "kmod"),
     ("xz-utils", "xz"),
@@ -29,6 +29,7 @@ const GUESTS: [(&str, &str); 10] = [
     ("iproute2", "ip"),
     ("conntrack", "conntrack"),
     ("bpftool", "bpftool"),
+    ("tmux", "tmux"),
     ("debian-archive-keyring", "dpkg-deb"),
 ];
 

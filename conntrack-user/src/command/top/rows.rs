@@ -98,12 +98,15 @@ fn rows(history: &History, document: &Document, table: &Table) -> Vec<Row> {
     let limit = table.limit.filter(|limit| *limit > 0);
     // Without probes nobody would have counted what an owner suffered.
     let nothing = table.counted.map(|_| 0);
+    // Where owners are known, whoever is not among them holds nothing.
+    let known = table.owners.as_ref();
+    let counted = known.filter(|owners| owners.source == "probes");
     let mut rows: BTreeMap<&Owner, Row> = BTreeMap::new();
     let row = |owner: &Owner| Row {
         name: name(owner),
-        entries: None,
-        of_limit: None,
-        inserts: None,
+        entries: known.map(|_| 0),
+        of_limit: known.and(limit).map(|_| 0.0),
+        inserts: counted.map(|_| 0.0),
         refused: (nothing, nothing.and(history.losses(kind(table), owner).0)),
         evicted: (nothing, nothing.and(history.losses(kind(table), owner).1)),
         culprit: false,

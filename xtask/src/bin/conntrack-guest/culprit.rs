@@ -1,8 +1,11 @@
 //! One pod fills the table, another is refused: who holds entries and who paid for it are told apart.
 
+mod screens;
+
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
+use self::screens::Row;
 use crate::daemon::Daemon;
 use crate::lab::books::{figure, tell_missed_runs};
 use crate::lab::entries;
@@ -88,6 +91,15 @@ pub(crate) fn test() -> anyhow::Result<()> {
         held.of(&local).drops
     );
     tell_missed_runs(&page);
+    let row = |name, mark, entries, refused| Row { name, mark, entries, refused };
+    screens::test(
+        "1,000 / 1,000",
+        &[
+            row("shop/greedy", "C", GREEDY, 0),
+            row("shop/victim", "V", 0, LATE),
+            row("/system.slice/backup.service", "V", 0, LOCAL),
+        ],
+    )?;
     daemon.stop()?;
     told(victim.addresses.map(|address| address.to_string()))
 }

@@ -22,5 +22,6 @@ pub(crate) mod process;
 pub(crate) mod queue;
 pub(crate) mod router;
 pub(crate) mod sequence;
+pub(crate) mod terminal;
 pub(crate) mod traffic;
 pub(crate) mod workload;
