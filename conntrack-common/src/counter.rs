@@ -37,8 +37,6 @@ pub enum Counter {
     ChainTooLong,
     /// Insert refused because the entry was already dying.
     Dying,
-    /// Kept for an INVALID hook; no probe counts it yet, and nothing shows it.
-    Invalid,
     /// Resets sent by a socket of this namespace, or by the namespace for want of one.
     ResetsSent,
     /// Resets received by a socket of this namespace.
@@ -49,9 +47,9 @@ pub enum Counter {
     InferredRefusals,
     /// Refusals whose packet was seen again at `kfree_skb`, so that socket and device are known.
     RefusalsEnriched,
-    /// Other records (resets, INVALID) the per-source limit held back.
+    /// Other records (races and outcomes) the per-source limit held back.
     OtherSuppressed,
-    /// Other records (resets, INVALID) that found the ring full.
+    /// Other records (races and outcomes) that found the ring full.
     OtherLost,
     /// TCP connections given up before they came about, by kernel or application, whatever the cause.
     ConnectsGivenUp,

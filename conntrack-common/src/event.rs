@@ -35,6 +35,18 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Is it a TCP reset?
+    #[must_use]
+    pub const fn is_reset(self) -> bool {
+        matches!(self, Self::ResetSent | Self::ResetReceived)
+    }
+
+    /// Is it what came of an earlier fact, whose token its record holds?
+    #[must_use]
+    pub const fn is_outcome(self) -> bool {
+        self.is_reset() || matches!(self, Self::ConnectedLate | Self::ConnectGivenUp | Self::Stalled)
+    }
+
     /// The kind of a raw value, if it is one of ours.
     #[must_use]
     pub const fn from_raw(raw: u32) -> Option<Self> {
@@ -73,7 +85,8 @@ pub const FLAG_DATAGRAM: u32 = 1 << 5;
 pub const FLAG_LOOKUP: u32 = 1 << 6;
 /// [`Event::flags`]: the kernel gave the connection up (`ETIMEDOUT`); else the application did.
 pub const FLAG_BY_KERNEL: u32 = 1 << 7;
-/// [`Event::flags`]: the tuple of the record and that of its token are one flow's.
+/// [`Event::flags`]: the tuple of the record and that of its token are one flow's; of a connection attempt, it was seen
+/// at the end that made it.
 pub const FLAG_SAME_FLOW: u32 = 1 << 8;
 
 /// One record of the ring buffer.

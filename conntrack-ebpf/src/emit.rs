@@ -3,10 +3,11 @@
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
 use conntrack_common::{
     Counter, Event, EventKind, SHARED_SOURCES, SOURCE_BURST, SOURCE_WINDOW_NS, SourceKey, SourceWindow,
-    event::SOURCE_FLAGS,
+    event::{FLAG_CGROUP, SOURCE_FLAGS},
 };
 
 use crate::{
+    kernel::{Probed, sk_cgroup},
     maps::{EVENTS, FREE_SOURCES, SOURCE_WINDOWS, SOURCES},
     table::{add_one, bump},
 };
@@ -60,6 +61,17 @@ pub(crate) fn event(kind: EventKind, netns: u32) -> Event {
         reply: Default::default(),
         account: 0,
         responder: 0,
+    }
+}
+
+/// Adds the cgroup of a socket, if it has one.
+#[inline(always)]
+pub(crate) fn with_cgroup(event: &mut Event, sk: u64) {
+    if sk != 0
+        && let Some(cgroup) = sk_cgroup::<Probed>(sk)
+    {
+        event.cgroup_id = cgroup;
+        event.flags |= FLAG_CGROUP;
     }
 }
 

@@ -6,13 +6,13 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use conntrack_common::{
-    Counter, Event, EventKind,
-    event::{FLAG_BY_KERNEL, FLAG_CGROUP, FLAG_SAME_FLOW},
+    Counter, EventKind,
+    event::{FLAG_BY_KERNEL, FLAG_SAME_FLOW},
 };
 
 use crate::{
     emit::{self, Fate},
-    kernel::{Probed, sk_cgroup, sk_netns, sk_state, sk_tuple, sk_tuple_closed, tcp_error},
+    kernel::{sk_netns, sk_state, sk_tuple, sk_tuple_closed, tcp_error},
     table::{bump, slot},
     token,
 };
@@ -73,7 +73,7 @@ fn given_up(sk: u64) {
     if tcp_error(sk) == Some(ETIMEDOUT) {
         event.flags |= FLAG_BY_KERNEL;
     }
-    with_cgroup(&mut event, sk);
+    emit::with_cgroup(&mut event, sk);
     emit::send(&mut event, slot, Fate::Other);
 }
 
@@ -98,17 +98,9 @@ fn connected(sk: u64) {
         return;
     }
     if event.flags & FLAG_SAME_FLOW != 0 {
-        with_cgroup(&mut event, sk);
+        emit::with_cgroup(&mut event, sk);
     }
     emit::send(&mut event, slot(netns), Fate::Other);
-}
-
-#[inline(always)]
-fn with_cgroup(event: &mut Event, sk: u64) {
-    if let Some(cgroup) = sk_cgroup::<Probed>(sk) {
-        event.cgroup_id = cgroup;
-        event.flags |= FLAG_CGROUP;
-    }
 }
 
 /// Of a connection that is open.
@@ -125,6 +117,6 @@ fn retransmitted(sk: u64) {
     if !token::of_stall(&mut event) {
         return;
     }
-    with_cgroup(&mut event, sk);
+    emit::with_cgroup(&mut event, sk);
     emit::send(&mut event, slot(netns), Fate::Other);
 }

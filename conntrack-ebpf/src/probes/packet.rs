@@ -5,15 +5,12 @@
 //! <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/skb.h#L22>
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use conntrack_common::{
-    Counter, Event, EventKind,
-    event::{FLAG_CGROUP, FLAG_IFINDEX},
-};
+use conntrack_common::{Counter, Event, EventKind, event::FLAG_IFINDEX};
 
 use super::frame;
 use crate::{
     emit::{self, Fate},
-    kernel::{Probed, context, member, sk_cgroup, sk_netns, skb_device, skb_nfct, skb_segment, skb_tuple},
+    kernel::{context, member, sk_netns, skb_device, skb_nfct, skb_segment, skb_tuple},
     maps::{PENDING, WAITING, control, offsets, reason_netfilter_drop},
     table::{add, bump, slot},
     token,
@@ -92,12 +89,7 @@ fn kfree_skb_inferred(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn enrich(event: &mut Event, skb: u64) {
     let sk: u64 = member(skb, offsets().skb_sk()).unwrap_or(0);
-    if sk != 0
-        && let Some(cgroup) = sk_cgroup::<Probed>(sk)
-    {
-        event.cgroup_id = cgroup;
-        event.flags |= FLAG_CGROUP;
-    }
+    emit::with_cgroup(event, sk);
     if let Some((index, netns)) = skb_device(skb)
         && netns == event.netns
     {

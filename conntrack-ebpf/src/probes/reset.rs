@@ -8,11 +8,11 @@ use aya_ebpf::{
     macros::{fentry, kprobe, raw_tracepoint},
     programs::{FEntryContext, ProbeContext, RawTracePointContext},
 };
-use conntrack_common::{Counter, EventKind, Tuple, event::FLAG_CGROUP};
+use conntrack_common::{Counter, EventKind, Tuple};
 
 use crate::{
     emit::{self, Fate},
-    kernel::{Probed, sk_cgroup, sk_netns, sk_tuple, skb_device, skb_is_reset, skb_tuple},
+    kernel::{sk_netns, sk_tuple, skb_device, skb_is_reset, skb_tuple},
     table::{bump, slot},
     token,
 };
@@ -76,11 +76,6 @@ fn attribute(kind: EventKind, netns: u32, slot: u32, tuple: Tuple, sk: u64) {
         return;
     }
     bump(slot, Counter::ResetsEvicted);
-    if sk != 0
-        && let Some(cgroup) = sk_cgroup::<Probed>(sk)
-    {
-        event.cgroup_id = cgroup;
-        event.flags |= FLAG_CGROUP;
-    }
+    emit::with_cgroup(&mut event, sk);
     emit::send(&mut event, slot, Fate::Other);
 }

@@ -51,7 +51,7 @@ fn address(words: [u64; 2], family: u8) -> Option<IpAddr> {
 /// record holds the token's tuple, see [`token_evidence`].
 #[must_use]
 pub fn flows(event: &Event) -> (Option<Flow>, Option<Flow>) {
-    let has_reply = event.flags & FLAG_REPLY != 0 && !is_outcome(event);
+    let has_reply = event.flags & FLAG_REPLY != 0 && !kind(event).is_some_and(EventKind::is_outcome);
     (Flow::from_tuple(&event.orig), has_reply.then(|| Flow::from_tuple(&event.reply)).flatten())
 }
 
@@ -59,29 +59,19 @@ pub fn flows(event: &Event) -> (Option<Flow>, Option<Flow>) {
 /// outcome.
 #[must_use]
 pub fn token_evidence(event: &Event) -> Option<TokenEvidence> {
-    if !is_outcome(event) || event.token_ktime_ns == 0 {
-        return None;
-    }
+    let outcome = kind(event).filter(|kind| kind.is_outcome() && event.token_ktime_ns != 0)?;
     Some(TokenEvidence {
         kind: EventKind::from_raw(event.token_kind),
         age: Duration::from_nanos(event.ktime_ns.checked_sub(event.token_ktime_ns)?),
         netns: event.token_netns,
         orig: (event.flags & FLAG_REPLY != 0).then(|| Flow::from_tuple(&event.reply)).flatten(),
         nat: event.flags & FLAG_NAT != 0,
-        refusals: (!is_reset(event)).then_some(event.status),
+        refusals: (!outcome.is_reset()).then_some(event.status),
     })
 }
 
-fn is_reset(event: &Event) -> bool {
-    matches!(EventKind::from_raw(event.kind), Some(EventKind::ResetSent | EventKind::ResetReceived))
-}
-
-fn is_outcome(event: &Event) -> bool {
-    let of_refusals = matches!(
-        EventKind::from_raw(event.kind),
-        Some(EventKind::ConnectedLate | EventKind::ConnectGivenUp | EventKind::Stalled)
-    );
-    of_refusals || is_reset(event)
+fn kind(event: &Event) -> Option<EventKind> {
+    EventKind::from_raw(event.kind)
 }
 
 /// Where `CLOCK_MONOTONIC` lies on the calendar. Take a new one now and then: the calendar is set, and slewed.

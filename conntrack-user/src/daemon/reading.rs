@@ -158,14 +158,12 @@ impl Daemon {
         snapshot.honesty.tables_in_overflow = u64::from(
             self.counters.as_ref().is_some_and(|c| c.overflow().sums[Counter::Allocs as usize] > 0),
         );
+        let procfs = &self.system.procfs;
+        let (connect_window, reset_window) =
+            (tcp_sysctls::connect_window(procfs), tcp_sysctls::reset_window(procfs));
         if let Some(probes) = lock(&self.probes).as_mut() {
             probes.at_limit(at_limit);
-            let procfs = &self.system.procfs;
-            probes.windows(
-                tcp_sysctls::connect_window(procfs),
-                tcp_sysctls::reset_window(procfs),
-                monotonic(),
-            );
+            probes.windows(connect_window, reset_window, monotonic());
             snapshot.honesty.accounting.unplaced = Some(probes.unplaced());
             probes.print_debug_log();
         }

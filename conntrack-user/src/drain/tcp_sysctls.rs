@@ -1,9 +1,9 @@
 //! For how long what the table did to a connection may have an effect, by the sysctls in force.
 
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
-const IPV4: &str = "sys/net/ipv4";
 /// `TCP_SYN_RETRIES`, the kernel's default: of namespaces whose sysctls are not read.
 const DEFAULT_RETRIES: u32 = 6;
 /// States of TCP entries that can be evicted, as their sysctls name them.
@@ -19,11 +19,9 @@ const SLACK: Duration = Duration::from_secs(5);
 /// what the kernel's default gives.
 #[must_use]
 pub fn connect_window(procfs: &Path) -> Duration {
-    let read = |name: &str| -> Option<u32> {
-        std::fs::read_to_string(procfs.join(IPV4).join(name)).ok()?.trim().parse().ok()
-    };
-    let linear = read("tcp_syn_linear_timeouts").unwrap_or(0);
-    let retries = read("tcp_syn_retries").unwrap_or(DEFAULT_RETRIES).max(DEFAULT_RETRIES);
+    let linear = number(procfs, "sys/net/ipv4/tcp_syn_linear_timeouts").unwrap_or(0);
+    let retries = number(procfs, "sys/net/ipv4/tcp_syn_retries").unwrap_or(DEFAULT_RETRIES);
+    let retries = retries.max(DEFAULT_RETRIES);
     give_up_time(retries, linear) + SLACK
 }
 
@@ -31,12 +29,13 @@ pub fn connect_window(procfs: &Path) -> Duration {
 /// that can be evicted, one in a handshake (early_drop) or closing (the garbage collector).
 #[must_use]
 pub fn reset_window(procfs: &Path) -> Duration {
-    let read = |state: &str| -> Option<u64> {
-        let name = format!("sys/net/netfilter/nf_conntrack_tcp_timeout_{state}");
-        std::fs::read_to_string(procfs.join(name)).ok()?.trim().parse().ok()
-    };
-    let longest = EVICTABLE.iter().filter_map(|state| read(state)).max();
+    let timeout = |state| number(procfs, &format!("sys/net/netfilter/nf_conntrack_tcp_timeout_{state}"));
+    let longest = EVICTABLE.iter().filter_map(timeout).max();
     longest.map_or(DEFAULT_RESET_WINDOW, Duration::from_secs)
+}
+
+fn number<N: FromStr>(procfs: &Path, name: &str) -> Option<N> {
+    std::fs::read_to_string(procfs.join(name)).ok()?.trim().parse().ok()
 }
 
 /// When the kernel gives an attempt up: after so many retransmissions at doubling pauses, and before them `linear` at
@@ -62,7 +61,7 @@ mod tests {
     #[test]
     fn sysctls_are_read_and_the_default_is_the_least() {
         let folder = std::env::temp_dir().join(format!("tcp-sysctls-{}", std::process::id()));
-        let ipv4 = folder.join(IPV4);
+        let ipv4 = folder.join("sys/net/ipv4");
         std::fs::create_dir_all(&ipv4).unwrap();
         assert_eq!(
             connect_window(&folder),

@@ -192,11 +192,11 @@ impl Exporter {
         self.outcomes.update(&outcomes);
         let keys: BTreeSet<&OwnerKey> = self.owners.sums().map(|(l, _)| l).collect();
         self.elsewhere_admitted.retain(|l| elsewhere.contains(l) || keys.contains(l));
-        let hurt: BTreeSet<&OwnerLabels> = self.outcomes.sums().map(|(l, _)| &l.0).collect();
+        let told: BTreeSet<&OwnerLabels> = self.outcomes.sums().map(|(l, _)| &l.0).collect();
         let printed: BTreeSet<&OwnerLabels> = self.owners.sums().map(|(l, _)| &l.1).collect();
         self.owners_admitted.retain(|l| seen.contains(l) || printed.contains(l));
-        self.hurt_admitted.retain(|l| hurt.contains(l));
-        self.unrelated_admitted.retain(|l| hurt.contains(l));
+        self.hurt_admitted.retain(|l| told.contains(l));
+        self.unrelated_admitted.retain(|l| told.contains(l));
     }
 
     fn samples(

@@ -12,7 +12,7 @@ use crate::attribute::verdict::{CAUSE_UNRELATED, CONFIDENCE_EXACT, CONFIDENCE_IN
 fn confidence(o: &Observed) -> &'static str {
     match o.kind {
         EventKind::InferredRefusal => CONFIDENCE_INFERRED,
-        kind if is_outcome(kind) => o.verdict.map_or(CONFIDENCE_INFERRED, |verdict| verdict.confidence),
+        kind if kind.is_outcome() => o.verdict.map_or(CONFIDENCE_INFERRED, |verdict| verdict.confidence),
         _ => CONFIDENCE_EXACT,
     }
 }
@@ -34,12 +34,12 @@ pub fn record(o: &Observed) -> Record {
     r.push_known("effect", o.verdict.map(|verdict| verdict.effect.name()));
     match o.verdict {
         Some(verdict) => r.push("cause", verdict.cause),
-        None if is_outcome(o.kind) => r.push("cause", CAUSE_UNRELATED),
+        None if o.kind.is_outcome() => r.push("cause", CAUSE_UNRELATED),
         None => {}
     }
     r.push_known("rule", o.verdict.map(|verdict| verdict.rule));
     r.push_known("by", o.verdict.and_then(|verdict| verdict.by));
-    if is_reset(o.kind) {
+    if o.kind.is_reset() {
         r.push("direction", if o.kind == EventKind::ResetSent { "sent" } else { "received" });
     }
     r.push("confidence", confidence(o));
@@ -78,7 +78,7 @@ pub fn record(o: &Observed) -> Record {
     if let Some(t) = &o.token {
         r.push("token", Value::Fields(token(t)));
     }
-    if is_reset(o.kind) {
+    if o.kind.is_reset() {
         r.push("repeated", o.repeated);
     }
     r.push("suppressed", o.suppressed);
@@ -88,17 +88,8 @@ pub fn record(o: &Observed) -> Record {
 
 /// Warn where a connection was hurt.
 fn level(o: &Observed) -> Level {
-    let harmless = is_outcome(o.kind) && o.token.is_none();
+    let harmless = o.kind.is_outcome() && o.token.is_none();
     if harmless { Level::Info } else { Level::Warn }
-}
-
-fn is_reset(kind: EventKind) -> bool {
-    matches!(kind, EventKind::ResetSent | EventKind::ResetReceived)
-}
-
-fn is_outcome(kind: EventKind) -> bool {
-    is_reset(kind)
-        || matches!(kind, EventKind::ConnectedLate | EventKind::ConnectGivenUp | EventKind::Stalled)
 }
 
 /// The value of the field `event`.

@@ -47,7 +47,7 @@ pub fn sentence(o: &Observed) -> String {
             format!("{who}: {what} came about only {}{}", after(o), why(o, &table))
         }
         EventKind::ConnectGivenUp => {
-            let by = o.verdict.and_then(|verdict| verdict.by).unwrap_or("its maker");
+            let by = o.verdict.and_then(|verdict| verdict.by).unwrap_or("application");
             format!("{who}: {what} was given up by the {by} {}{}", after(o), why(o, &table))
         }
         EventKind::Stalled => {

@@ -63,8 +63,8 @@ impl Probes {
     }
 
     /// Tells the probes how long a connection attempt may go on, and how long after its eviction an entry would have
-    /// lived; and, when no refusal is so young that something can
-    /// still come of it, that none is. `now` is `CLOCK_MONOTONIC`.
+    /// lived; and, when no refusal is so young that something can still come of it, that none is. `now` is
+    /// `CLOCK_MONOTONIC`.
     pub fn windows(&mut self, connect: Duration, reset: Duration, now: Duration) {
         let [connect_window_ns, reset_window_ns] =
             [connect, reset].map(|window| u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));

@@ -1,4 +1,5 @@
-//! The pods of this node and the Services of the cluster as the Kubernetes API has them: of each a list, then a watch, for as long as the daemon runs.
+//! The pods of this node and the Services of the cluster as the Kubernetes API has them: of each a list, then a watch,
+//! for as long as the daemon runs.
 //!
 //! | module | what it holds |
 //! |---|---|

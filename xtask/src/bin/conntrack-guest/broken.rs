@@ -61,6 +61,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     ensure!(connected == CASES, "{connected} of {CASES} came about when there was room: {late:?}");
     // The server has what was sent on the open connections: they did stall, and go on.
     let heard = delivered(&open)?;
+    ensure!(heard == CASES, "{heard} of {CASES} open connections go on");
     println!(
         "figure: broken: by their sockets: {timed_out} timed out, {} were given up, {connected} were late, {heard} stalled, \
          {} datagrams, {} lookups; the kernel dropped {refused} packets",
@@ -85,7 +86,6 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let page = page?;
     ensure!(counted(&page) == wanted, "told {:?}, wanted {wanted:?}", counted(&page));
     tell_missed_runs(&page);
-    ensure!(figure(&page, &node.host, "conntrack_entries", None)? > 0, "no entries");
     daemon.stop()?;
     told(&wanted)
 }
@@ -192,7 +192,7 @@ fn counted(page: &str) -> BTreeMap<(&'static str, &'static str), usize> {
     counts
 }
 
-/// Each has an event that names victim and culprit, the rule, and the token's age.
+/// Each has an event that names victim, culprit and rule.
 fn told(wanted: &BTreeMap<(&str, &str), usize>) -> anyhow::Result<()> {
     let log = std::fs::read_to_string(LOG)?;
     let events: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();

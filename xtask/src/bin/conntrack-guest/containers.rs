@@ -181,12 +181,6 @@ fn play(daemon: &mut Daemon, node: &mut Node, scene: &mut Scene<'_>, each: u64) 
 fn clear(node: &mut Node, process: &mut Process) -> anyhow::Result<()> {
     process.close()?;
     node.outside.close()?;
-    let deadline = Instant::now() + DEADLINE;
-    for netns in [&node.host, &process.netns] {
-        while kernel::count(netns)? > 0 {
-            ensure!(Instant::now() < deadline, "a table does not empty");
-            netns.output("conntrack", &["-F"])?;
-        }
-    }
-    Ok(())
+    kernel::empty(&node.host)?;
+    kernel::empty(&process.netns)
 }

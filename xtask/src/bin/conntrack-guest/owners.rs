@@ -1,7 +1,6 @@
 //! Whose a refusal in the node's table is: a pod's by its device, someone's elsewhere by name of the device.
 
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -11,6 +10,7 @@ use crate::daemon::{Daemon, value};
 use crate::lab::kernel::{self, Statistics};
 use crate::lab::pod::Pod;
 use crate::lab::router::{CLIENT4, Lab, Placement, SERVER4};
+use crate::lab::socket_option;
 use crate::lab::traffic::{hold_tcp, udp_flows};
 
 const LOG: &str = "/tmp/conntrack-pressure.log";
@@ -80,29 +80,11 @@ fn stranger(lab: &Lab) -> anyhow::Result<()> {
         std::fs::write("/proc/sys/net/ipv4/ip_nonlocal_bind", "1")?;
         for port in 30_000..30_050 {
             let socket = UdpSocket::bind((STRANGER, port))?;
-            transparent(&socket)?;
+            socket_option::set(&socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)?;
             socket.send_to(b"x", (CLIENT4, 9))?;
         }
         Ok(())
     })
-}
-
-/// Lets a socket send from an address that is not its host's.
-fn transparent(socket: &UdpSocket) -> anyhow::Result<()> {
-    let on = 1_i32;
-    let length = u32::try_from(size_of_val(&on))?;
-    // SAFETY: an open socket, and a value that lives until the call returns, of the length given.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_IP,
-            libc::IP_TRANSPARENT,
-            (&raw const on).cast(),
-            length,
-        )
-    };
-    ensure!(done == 0, "IP_TRANSPARENT: {}", std::io::Error::last_os_error());
-    Ok(())
 }
 
 fn told(event: &Value, fields: &[(&str, &str)]) -> anyhow::Result<()> {

@@ -81,11 +81,7 @@ impl Cast {
     fn clear(&mut self) -> anyhow::Result<()> {
         self.everyone().into_iter().try_for_each(Process::close)?;
         for netns in [&self.node.host, &self.mesh.process.netns] {
-            let deadline = Instant::now() + DEADLINE;
-            while kernel::count(netns)? > 0 {
-                ensure!(Instant::now() < deadline, "a table does not empty");
-                netns.output("conntrack", &["-F"])?;
-            }
+            kernel::empty(netns)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 
-use super::{DEADLINE, LOG, must_balance};
+use super::{LOG, must_balance};
 use crate::daemon::{Daemon, value};
 use crate::lab::books::labels;
 use crate::lab::connect::plus;
@@ -73,11 +73,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     ensure!(entries == wanted, "they hold {entries:?}, not {wanted:?}");
 
     // And from here on all is seen again, the adopted entries' ends too.
-    let deadline = Instant::now() + DEADLINE;
-    while kernel::count(&node.host)? > 0 {
-        ensure!(Instant::now() < deadline, "the table does not empty");
-        node.host.output("conntrack", &["-F"])?;
-    }
+    kernel::empty(&node.host)?;
     let held = must_balance(&mut daemon, &node.host, "host")?;
     let left: Vec<_> = held.0.iter().filter(|(_, held)| held.entries != 0 || held.answers != 0).collect();
     ensure!(left.is_empty(), "the table is empty, but not the books: {left:?}");

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::ensure;
 
-use super::{DEADLINE, LOG, must_balance};
+use super::{LOG, must_balance};
 use crate::daemon::Daemon;
 use crate::lab::books::{figure, tell_missed_runs};
 use crate::lab::holdings::{Holdings, pod};
@@ -111,11 +111,7 @@ fn sample(daemon: &mut Daemon, node: &Node, samples: u64) -> anyhow::Result<Wors
 
 /// Nobody holds anything of an empty table.
 fn emptied(daemon: &mut Daemon, node: &Node) -> anyhow::Result<()> {
-    let deadline = Instant::now() + DEADLINE;
-    while kernel::count(&node.host)? > 0 {
-        ensure!(Instant::now() < deadline, "the table does not empty");
-        node.host.output("conntrack", &["-F"])?;
-    }
+    kernel::empty(&node.host)?;
     let held = must_balance(daemon, &node.host, "host")?;
     let left: Vec<_> = held.0.iter().filter(|(holder, held)| in_host(holder) && held.entries != 0).collect();
     ensure!(left.is_empty(), "the table is empty, but these hold entries: {left:?}");

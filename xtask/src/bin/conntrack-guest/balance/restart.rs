@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use super::{LOG, must_balance};
-use crate::daemon::{DEADLINE, Daemon};
+use crate::daemon::Daemon;
 use crate::lab::books::tell_missed_runs;
 use crate::lab::entries;
 use crate::lab::holdings::{Holdings, cgroup, other, pod};
@@ -74,11 +74,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     println!("figure: restart: of {made} entries made meanwhile {unknown} are nobody's known");
     ensure!(made > 0 && unknown == 0, "of {made} entries, {unknown} are nobody's known");
     by_address(&node, &fillers, &held)?;
-    let deadline = Instant::now() + DEADLINE;
-    while kernel::count(&node.host)? > 0 {
-        ensure!(Instant::now() < deadline, "the table does not empty");
-        node.host.output("conntrack", &["-F"])?;
-    }
+    kernel::empty(&node.host)?;
     let held = must_balance(&mut daemon, &node.host, "host")?;
     let left: Vec<_> = held.0.iter().filter(|(_, held)| held.entries != 0 || held.answers != 0).collect();
     ensure!(left.is_empty(), "the table is empty, but not the books: {left:?}");

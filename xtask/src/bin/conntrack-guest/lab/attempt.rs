@@ -1,11 +1,12 @@
 //! TCP connection attempts under way, and what the kernel says became of them.
 
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::socket_option;
 
 /// What became of an attempt, by its own socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ impl Attempt {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(family, SocketType::STREAM, flags, None)?;
         if let Some(retries) = retries {
-            set_retries(&socket, retries)?;
+            socket_option::set(&socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, retries)?;
         }
         match rustix::net::connect(&socket, &to) {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
@@ -77,21 +78,4 @@ pub(crate) fn fates(attempts: &[Attempt], deadline: Duration) -> anyhow::Result<
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// TCP_SYNCNT.
-fn set_retries(socket: &impl AsRawFd, retries: i32) -> anyhow::Result<()> {
-    let length = u32::try_from(size_of_val(&retries))?;
-    // SAFETY: an open socket, and a value that lives until the call returns, of the length given.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_SYNCNT,
-            (&raw const retries).cast(),
-            length,
-        )
-    };
-    anyhow::ensure!(done == 0, "TCP_SYNCNT: {}", std::io::Error::last_os_error());
-    Ok(())
 }

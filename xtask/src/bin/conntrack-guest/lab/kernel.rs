@@ -1,11 +1,13 @@
 //! What the kernel says of a conntrack table, and its settings.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use super::command::output;
 use super::netns::Netns;
+use crate::daemon::DEADLINE;
 
 const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
@@ -47,6 +49,19 @@ pub(crate) fn older_than(major: u32, minor: u32) -> anyhow::Result<bool> {
     let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     let mut part = || parts.next().and_then(Result::ok).with_context(|| format!("no version: {release}"));
     Ok((part()?, part()?) < (major, minor))
+}
+
+/// Empties a namespace's table.
+///
+/// # Errors
+/// When `conntrack` fails, or it does not become empty.
+pub(crate) fn empty(netns: &Netns) -> anyhow::Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    while count(netns)? > 0 {
+        ensure!(Instant::now() < deadline, "the table does not empty");
+        netns.output("conntrack", &["-F"])?;
+    }
+    Ok(())
 }
 
 /// `nf_conntrack_count` of a namespace.

@@ -22,6 +22,7 @@ pub(crate) mod process;
 pub(crate) mod queue;
 pub(crate) mod router;
 pub(crate) mod sequence;
+pub(crate) mod socket_option;
 pub(crate) mod terminal;
 pub(crate) mod traffic;
 pub(crate) mod workload;
