@@ -56,8 +56,11 @@ enum Cmd {
         /// Only this guest test; may be given more than once.
         #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(crate::suites::SUITES.iter().map(|s| s.name)))]
         suite: Vec<String>,
+        /// Run what passed before from these sources once more.
+        #[arg(long)]
+        again: bool,
         /// Only say whether the report is of these sources (exit status 1: it is not).
-        #[arg(long, conflicts_with_all = ["kernel", "suite"])]
+        #[arg(long, conflicts_with_all = ["kernel", "suite", "again"])]
         check: bool,
     },
     /// Shows in a guest how a small table overruns, and what the daemon makes of it.
@@ -157,7 +160,9 @@ impl Cli {
             Cmd::Run { consent, args } => daemon::run(&args, consent.yes),
             Cmd::Test { consent, quick } => test::test(consent.yes, quick),
             Cmd::Matrix { check: true, .. } => test::check_matrix(),
-            Cmd::Matrix { consent, kernel, suite, .. } => test::matrix(&kernel, &suite, consent.yes),
+            Cmd::Matrix { consent, kernel, suite, again, .. } => {
+                test::matrix(&kernel, &suite, again, consent.yes)
+            }
             Cmd::Demo { consent, kernel } => daemon::demo(&kernel, consent.yes),
             Cmd::Bench { consent, kernel, rounds, connections, print_only, dump_only } => {
                 let request = bench::Request { kernel, rounds, connections, print_only, dump_only };

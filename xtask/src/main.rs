@@ -17,6 +17,7 @@
 //! A new command is a variant in `cli` and a module in this table.
 
 mod apt;
+mod attempts;
 mod bare;
 mod bench;
 mod build;

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::attempts::Attempt;
+use crate::suites::{KERNELS, SUITES};
 
 /// Where the report is, in the workspace.
 pub(crate) const PATH: &str = "docs/matrix-report.md";
@@ -13,7 +17,7 @@ pub(crate) const PATH: &str = "docs/matrix-report.md";
 pub(crate) const HASH: &str = "Source hash: ";
 
 /// One suite on one kernel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Row {
     /// The suite's name.
     pub(crate) suite: String,
@@ -41,6 +45,25 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Of these runs, in the order of the matrix; of one test on one kernel, in the order they were made.
+    pub(crate) fn of(date: String, source_hash: String, attempts: &[Attempt]) -> Self {
+        let mut rows: Vec<Row> = attempts.iter().map(|attempt| attempt.row.clone()).collect();
+        rows.sort_by_key(|row| {
+            // A kernel given as a path is of no matrix and comes last.
+            let kernel = KERNELS.iter().position(|kernel| *kernel == row.kernel).unwrap_or(KERNELS.len());
+            (kernel, SUITES.iter().position(|suite| suite.name == row.suite))
+        });
+        let mut asked: Vec<&String> = rows.iter().map(|row| &row.kernel).collect();
+        asked.dedup();
+        let got = |kernel: &String| {
+            let of_kernel = || attempts.iter().filter(|attempt| attempt.row.kernel == *kernel);
+            let why_not = || of_kernel().find_map(|attempt| attempt.row.result.clone().err());
+            of_kernel().find_map(|attempt| attempt.booted.clone()).or_else(why_not).unwrap_or_default()
+        };
+        let kernels = asked.into_iter().map(|kernel| (kernel.clone(), got(kernel))).collect();
+        Self { date, source_hash, kernels, rows }
+    }
+
     /// As Markdown.
     pub(crate) fn markdown(&self) -> String {
         let failed = self.rows.iter().filter(|row| row.result.is_err()).count();

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use crate::attempts::{Attempt, Attempts};
 use crate::report::{self, Report};
 use crate::suites::{self, KERNELS, SUITES};
 use crate::{build, lint, proc, seen, setup};
@@ -78,43 +79,51 @@ pub(crate) fn test(yes: bool, quick: bool) -> Result<ExitCode> {
     Ok(tally.end())
 }
 
-/// Runs the guest tests named on the kernels named (all, when none is) and, when that was all of both, writes
-/// the report.
+/// Runs the guest tests named on the kernels named (all, when none is) and, once every test was run on every kernel
+/// from these sources, be it in parts, writes the report. What passed before from the same sources is not run again
+/// unless `again`.
 ///
 /// # Errors
 /// When setting up is refused, the programs do not build, or the report cannot be written.
-pub(crate) fn matrix(kernels: &[String], only: &[String], yes: bool) -> Result<ExitCode> {
+pub(crate) fn matrix(kernels: &[String], only: &[String], again: bool, yes: bool) -> Result<ExitCode> {
     setup::ensure(true, yes)?;
     let workspace = build::workspace()?;
     let source_hash = report::source_hash(&workspace)?;
+    let mut attempts = Attempts::of(&build::target_dir()?, &source_hash)?;
     let programs = build::guest_programs()?;
-    let all = KERNELS.map(str::to_owned).to_vec();
-    let whole = kernels.is_empty() && only.is_empty();
-    let kernels = if kernels.is_empty() { &all } else { kernels };
+    let all = KERNELS.map(str::to_owned);
+    let kernels = if kernels.is_empty() { &all[..] } else { kernels };
     let mut tally = Tally::default();
-    let mut report = Report { date: date()?, source_hash, kernels: Vec::new(), rows: Vec::new() };
     for kernel in kernels {
-        let mut got = None;
         for suite in SUITES.iter().filter(|s| only.is_empty() || only.iter().any(|o| o == s.name)) {
             let name = format!("{} on {kernel}", suite.name);
             println!("== {name}");
+            if !again && attempts.passed(suite.name, kernel) {
+                println!("passed before, from these sources: not run again");
+                continue;
+            }
             let (row, booted) = suites::run(suite, kernel, &programs);
             tally.told(&name, &row.result, row.seconds);
-            got = got.or(booted).or_else(|| row.result.clone().err());
-            report.rows.push(row);
+            attempts.keep(Attempt { row, booted })?;
         }
-        report.kernels.push((kernel.clone(), got.unwrap_or_default()));
     }
+    let report = Report::of(date()?, source_hash, attempts.all());
     seen::write(&workspace, &report.rows, &report.kernels)?;
-    if whole {
+    let missing = pairs().filter(|(suite, kernel)| !attempts.made(suite, kernel)).count();
+    if missing == 0 {
         let path = workspace.join(report::PATH);
         fs::create_dir_all(workspace.join("docs"))?;
         fs::write(&path, report.markdown()).with_context(|| format!("cannot write {}", path.display()))?;
         println!("written: {}", report::PATH);
     } else {
-        println!("{}\nnot written to {}: only some kernels or tests", report.markdown(), report::PATH);
+        println!("{}\nnot written to {}: {missing} are yet to run", report.markdown(), report::PATH);
     }
     Ok(tally.end())
+}
+
+/// Every test on every kernel.
+fn pairs() -> impl Iterator<Item = (&'static str, &'static str)> {
+    KERNELS.iter().flat_map(|&kernel| SUITES.iter().map(move |suite| (suite.name, kernel)))
 }
 
 /// Says whether the committed report speaks of these sources.
