@@ -153,6 +153,10 @@ fn load() -> anyhow::Result<Ebpf> {
         dev_net: 144,
         skb_iif: 152,
         skb_sk: 160,
+        sk_state: 168,
+        sk_cgrp_data: 176,
+        cgroup_kn: 184,
+        kernfs_id: 192,
         ..offsets(&btf)
     };
     let cpus = cpus()?;

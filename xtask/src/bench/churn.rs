@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use super::programs::{self, Program};
 use super::{Request, bpftrace};
 use crate::build;
 use crate::guest::vm::{self, End, VmRequest};
@@ -42,11 +43,22 @@ pub(crate) enum Line {
     },
 }
 
-/// Boots and runs. Returns what was booted, and every line.
+/// What a guest told.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    /// What was booted.
+    pub(crate) kernel: String,
+    /// Every run.
+    pub(crate) runs: Vec<Line>,
+    /// Every program of ours that ran.
+    pub(crate) programs: Vec<Program>,
+}
+
+/// Boots and runs.
 ///
 /// # Errors
 /// When the guest cannot be had or fails.
-pub(crate) fn measure(request: &Request) -> Result<(String, Vec<Line>)> {
+pub(crate) fn measure(request: &Request) -> Result<Measured> {
     let (rounds, connections) =
         (format!("COST_ROUNDS={}", request.rounds), format!("COST_CONNECTIONS={}", request.connections));
     let command = ["env", &rounds, &connections, "conntrack-guest", "cost"];
@@ -64,7 +76,8 @@ pub(crate) fn measure(request: &Request) -> Result<(String, Vec<Line>)> {
     let outcome = vm::run(&request, &build::guest_programs()?)?;
     let tail = outcome.console_tail(20);
     ensure!(outcome.end == End::Exited(0), "the churn did not end well: {:?}\n{tail}", outcome.end);
-    Ok((outcome.kernel, parse(&String::from_utf8_lossy(&outcome.output))?))
+    let told = String::from_utf8_lossy(&outcome.output);
+    Ok(Measured { kernel: outcome.kernel, runs: parse(&told)?, programs: programs::parse(&told)? })
 }
 
 fn parse(output: &str) -> Result<Vec<Line>> {

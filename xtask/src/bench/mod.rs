@@ -6,6 +6,7 @@ mod dump;
 mod figures;
 mod native;
 mod page;
+mod programs;
 
 use std::fs;
 use std::process::ExitCode;
@@ -55,7 +56,7 @@ pub(crate) fn run(request: &Request, yes: bool) -> Result<ExitCode> {
     if let Err(why) = &dump {
         eprintln!("dump of a full table: not run: {why:#}");
     }
-    let (kernel, runs) = churn::measure(request)?;
+    let churn::Measured { kernel, runs, programs } = churn::measure(request)?;
     let results = page::Results {
         date: proc::text(std::process::Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))?
             .trim()
@@ -67,6 +68,7 @@ pub(crate) fn run(request: &Request, yes: bool) -> Result<ExitCode> {
         native: native.map_err(|why| format!("{why:#}")),
         dump: dump.map_err(|why| format!("{why:#}")),
         churn: figures::summed_up(&runs)?,
+        programs,
     };
     let text = results.markdown();
     println!("{text}");

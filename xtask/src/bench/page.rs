@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::figures::Variant;
 use super::native::Program;
+use super::programs;
 
 /// The native program whose cost is the test run's own and the bench's, not the handlers'.
 const HARNESS: &str = "harness";
@@ -30,6 +31,8 @@ pub(crate) struct Results {
     pub(crate) dump: Result<Vec<String>, String>,
     /// The churn.
     pub(crate) churn: Vec<Variant>,
+    /// What each program takes of it.
+    pub(crate) programs: Vec<programs::Program>,
 }
 
 /// Processor and kernel of this host; what cannot be read is said to be unknown.
@@ -52,6 +55,7 @@ impl Results {
         self.write_native(&mut text);
         self.write_dump(&mut text);
         self.write_churn(&mut text);
+        self.write_programs(&mut text);
         text
     }
 
@@ -137,6 +141,20 @@ impl Results {
         }
     }
 
+    fn write_programs(&self, text: &mut String) {
+        text.push_str(
+            "\n## What each program takes of a connection, in the same guest\n\nOne more run with the kernel's \
+             statistics of programs on (`kernel.bpf_stats_enabled`), which add two readings of the clock to each run; \
+             a nanosecond is an instruction. What the ratio above has beyond these sums is the way to the programs \
+             (trampolines, breakpoints, tracepoints).\n\n",
+        );
+        if self.programs.is_empty() {
+            text.push_str("not run: the guest told of no program\n");
+        } else {
+            text.push_str(&programs::table(&self.programs));
+        }
+    }
+
     /// As JSON.
     pub(crate) fn json(&self) -> Value {
         json!({
@@ -150,6 +168,7 @@ impl Results {
             "dump": self.dump.as_ref().ok(),
             "dump_not_run": self.dump.as_ref().err(),
             "churn": self.churn,
+            "programs": self.programs,
         })
     }
 }
@@ -173,9 +192,11 @@ mod tests {
                 not_run: Some("could not be had".to_owned()),
                 ..Variant::default()
             }],
+            programs: Vec::new(),
         };
         let text = results.markdown();
         assert!(text.contains("not run: no root") && text.contains("not run: no ip"), "{text}");
+        assert!(text.contains("not run: the guest told of no program"), "{text}");
         assert!(text.contains("| bpftrace | not run: could not be had |"), "{text}");
         assert!(results.json()["churn"][0]["saw"].is_null());
     }

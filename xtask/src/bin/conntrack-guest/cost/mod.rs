@@ -4,6 +4,7 @@
 //! connections come from the environment: `COST_ROUNDS`, `COST_CONNECTIONS`.
 
 mod load;
+mod programs;
 mod watcher;
 
 use anyhow::Context as _;
@@ -16,7 +17,7 @@ use crate::lab::netns::Netns;
 /// Room for every connection of a run, so that none is refused.
 const LIMIT: u64 = 200_000;
 
-/// Prints one JSON object for each run, behind `cost `.
+/// Prints one JSON object for each run, behind `cost `, and then what each program takes.
 ///
 /// # Errors
 /// When the guest cannot be prepared or a connection fails. A watcher that is not there is no error: it is said.
@@ -52,7 +53,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
             }));
         }
     }
-    Ok(())
+    programs::tell(&server, connections, (rounds + 1) * 10)
 }
 
 fn tell(line: &serde_json::Value) {
