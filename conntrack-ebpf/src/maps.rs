@@ -119,6 +119,10 @@ pub(crate) static STASH: HashMap<u64, Stash> = HashMap::with_max_entries(4_096, 
 #[map]
 pub(crate) static EVICTORS: HashMap<u64, Evictor> = HashMap::with_max_entries(1_024, 0);
 
+/// How many evictors are at work, so that the many deletions while none is cost next to nothing.
+#[map]
+pub(crate) static EVICTING: Array<u64> = Array::with_max_entries(1, 0);
+
 /// (net, hash) of a refusal by `early_drop`, until `__nf_conntrack_alloc` returns it as an error.
 #[map]
 pub(crate) static FULL_MARKS: LruHashMap<FullMark, u32> = LruHashMap::with_max_entries(1_024, 0);

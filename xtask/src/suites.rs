@@ -48,6 +48,8 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("culprit", &["culprit"], FULL),
     suite("broken", &["broken"], SMOKE),
     suite("invalid", &["invalid"], SMOKE),
+    suite("ordinary", &["ordinary", "--size", "5000"], FULL),
+    suite("ordinary of 100,000", &["ordinary", "--size", "100000"], MATRIX_ONLY).within(1_500),
     suite("broken by kprobe", &["broken", "--mechanism", "kprobe"], FULL),
     suite("culprit by kprobe", &["culprit", "--mechanism", "kprobe"], MATRIX_ONLY),
     suite("many", &["many", "--size", "150"], MATRIX_ONLY),

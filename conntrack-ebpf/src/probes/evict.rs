@@ -7,7 +7,7 @@
 //! <https://github.com/torvalds/linux/blob/v6.12/net/netfilter/nf_conntrack_core.c#L1416>
 
 use aya_ebpf::{
-    bindings::BPF_ANY,
+    bindings::{BPF_ANY, BPF_EXIST, BPF_NOEXIST},
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
@@ -22,10 +22,10 @@ use crate::{
     account::Accounts,
     emit::{self, Fate},
     kernel::{self, IPS_NAT_MASK, Probed, Reader, Typed, context, netns},
-    maps::{EVICTORS, Evictor, FULL_MARKS, FullMark, Stash, offsets},
+    maps::{EVICTING, EVICTORS, Evictor, FULL_MARKS, FullMark, Stash, offsets},
     place::{ByHash, accounts_of},
     stash::Keeps,
-    table::{bump, slot},
+    table::{add, bump, slot},
     token,
     turn::Turn,
 };
@@ -81,7 +81,7 @@ fn gc_enter(ctx: ProbeContext) -> u32 {
 
 #[kretprobe]
 fn gc_return(ctx: RetProbeContext) -> u32 {
-    let _: Result<(), i32> = EVICTORS.remove(context(sp_at_return(&ctx)));
+    ends(context(sp_at_return(&ctx)));
     0
 }
 
@@ -93,7 +93,7 @@ fn gc_entry(ctx: FEntryContext) -> i32 {
 
 #[fexit]
 fn gc_exit(ctx: FExitContext) -> i32 {
-    let _: Result<(), i32> = EVICTORS.remove(context(frame(&ctx)));
+    ends(context(frame(&ctx)));
     0
 }
 
@@ -142,8 +142,7 @@ fn deleted(turn: Turn, ctx: &FExitContext) {
 /// The one worker cannot interrupt itself: no twin is needed.
 #[inline(always)]
 fn collecting(position: u64) {
-    let evictor = Evictor { net: 0, hash: 0, kind: EventKind::EvictedGc as u32 };
-    let _: Result<(), i32> = EVICTORS.insert(context(position), evictor, BPF_ANY.into());
+    begins(context(position), Evictor { net: 0, hash: 0, kind: EventKind::EvictedGc as u32 });
 }
 
 #[inline(always)]
@@ -154,8 +153,7 @@ pub(super) fn early_dropping(turn: Turn, position: u64, net: u64, hash: u32) {
     if turn.me != 0 && there {
         return;
     }
-    let evictor = Evictor { net, hash, kind: EventKind::EvictedEarlyDrop as u32 };
-    let _: Result<(), i32> = EVICTORS.insert(key, evictor, BPF_ANY.into());
+    begins(key, Evictor { net, hash, kind: EventKind::EvictedEarlyDrop as u32 });
     turn.does_the_work();
 }
 
@@ -165,7 +163,7 @@ pub(super) fn early_dropped(turn: Turn, position: u64, made_room: bool) {
     // The twin takes it away.
     // SAFETY: only this context writes the value.
     let Some(evictor) = unsafe { EVICTORS.get(key) }.copied() else { return };
-    let _: Result<(), i32> = EVICTORS.remove(key);
+    ends(key);
     turn.does_the_work();
     if !made_room {
         bump(slot(netns(evictor.net)), Counter::TableFull);
@@ -175,9 +173,38 @@ pub(super) fn early_dropped(turn: Turn, position: u64, made_room: bool) {
     }
 }
 
+/// What an evictor whose end was not seen left under the same key is overwritten.
+#[inline(always)]
+fn begins(key: u64, evictor: Evictor) {
+    if EVICTORS.insert(key, evictor, BPF_NOEXIST.into()).is_ok() {
+        at_work(1);
+    } else {
+        let _: Result<(), i32> = EVICTORS.insert(key, evictor, BPF_EXIST.into());
+    }
+}
+
+#[inline(always)]
+fn ends(key: u64) {
+    if EVICTORS.remove(key).is_ok() {
+        at_work(-1);
+    }
+}
+
+#[inline(always)]
+fn at_work(more: i64) {
+    if let Some(evicting) = EVICTING.get_ptr_mut(0) {
+        // SAFETY: a live value of an array.
+        unsafe { add(evicting, more as u64) };
+    }
+}
+
 /// The kind of eviction that deleting this entry would be, here and now.
 #[inline(always)]
 fn evicting<R: Reader>(position: impl FnOnce() -> u64, ct: u64) -> Option<u32> {
+    // SAFETY: a live value of an array; what this context added it sees.
+    if EVICTING.get_ptr(0).is_none_or(|evicting| unsafe { core::ptr::read_volatile(evicting) } == 0) {
+        return None;
+    }
     // Most deletions are of what has expired, which both evictors reap too: no eviction.
     if kernel::ct_expired::<R>(ct) {
         return None;

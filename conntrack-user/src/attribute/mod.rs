@@ -11,6 +11,7 @@ pub mod decode;
 pub mod discover;
 pub mod discovery;
 pub mod entry_owners;
+pub mod episodes;
 pub mod index;
 pub mod ledger;
 pub mod local_addresses;

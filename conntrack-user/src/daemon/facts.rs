@@ -7,11 +7,12 @@ use conntrack_common::{Counter, Event, EventKind};
 
 use super::{Daemon, lock, monotonic};
 use crate::attribute::decode::{ClockOffset, flows, token_evidence};
+use crate::attribute::episodes::{Blow, Episode, State};
 use crate::attribute::index::Query;
 use crate::attribute::observed::{Culprit, Observed};
 use crate::attribute::owner::Evidence;
 use crate::attribute::verdict;
-use crate::export::log_event;
+use crate::export::{episode_event, log_event};
 
 impl Daemon {
     /// Reports refusals whose packet never came.
@@ -59,7 +60,18 @@ impl Daemon {
         let host = owners.host == Some(table);
         let token_kind = EventKind::from_raw(event.token_kind);
         let verdict = owners.count(kind, token_kind, event.flags, (event.netns, &found.owner), 1);
+        let culprit = self.culprit(table);
+        let blow = Blow {
+            table: Some(table),
+            kind,
+            verdict,
+            owner: &found.owner,
+            times: 1,
+            culprit: culprit.clone().filter(|_| is_of_pressure(kind)),
+        };
+        owners.note(blow, event.flags, time);
         drop(owners);
+        let full = is_refusal(kind) || token_kind.is_some_and(is_refusal);
         self.log.record(&log_event::record(&Observed {
             time,
             kind,
@@ -73,7 +85,7 @@ impl Daemon {
             evidence: found.evidence,
             responder: found.responder,
             service,
-            culprit: self.culprit(kind, token_kind, table),
+            culprit: culprit.filter(|_| full),
             token,
             verdict,
             suppressed: event.suppressed,
@@ -81,14 +93,27 @@ impl Daemon {
         }));
     }
 
-    /// Of a refusal by a full table, or what came of one, who held most of it at the last reading.
-    fn culprit(&self, kind: EventKind, token: Option<EventKind>, netns: u32) -> Option<Culprit> {
-        let refused = |kind| matches!(kind, EventKind::RefusedTableFull | EventKind::InferredRefusal);
-        if !refused(kind) && !token.is_some_and(refused) {
-            return None;
-        }
+    /// Who held most of a table at the last reading.
+    fn culprit(&self, netns: u32) -> Option<Culprit> {
         let view = lock(&self.latest).clone()?;
         let table = view.snapshot.tables.iter().find(|table| table.netns == netns)?;
         Culprit::of(table.owners.as_ref()?)
     }
+
+    /// Tells of the episodes that have begun or are over.
+    pub(super) fn tell_episodes(&self, news: &[(State, Episode)], host: Option<u32>) {
+        for (state, episode) in news {
+            self.log.record(&episode_event::record(*state, episode, host == Some(episode.table)));
+        }
+    }
+}
+
+/// Is it a refusal by a full table?
+const fn is_refusal(kind: EventKind) -> bool {
+    matches!(kind, EventKind::RefusedTableFull | EventKind::InferredRefusal)
+}
+
+/// Is it the doing of a table that somebody has filled?
+const fn is_of_pressure(kind: EventKind) -> bool {
+    is_refusal(kind) || matches!(kind, EventKind::EvictedEarlyDrop | EventKind::EvictedGc)
 }

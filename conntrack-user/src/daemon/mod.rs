@@ -167,6 +167,8 @@ impl Daemon {
             *lock(&self.beat) = Some(Instant::now());
             self.rest();
         }
+        let mut owners = lock(&self.owners);
+        self.tell_episodes(&owners.episodes.cut_off(), owners.host);
     }
 
     /// Waits for the next round; not as long when addresses change: a new pod is to be known at once.

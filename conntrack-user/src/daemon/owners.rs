@@ -1,12 +1,14 @@
 //! Whose the facts are, and what each owner suffered.
 
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use conntrack_common::EventKind;
 use conntrack_common::event::{FLAG_CGROUP, FLAG_IFINDEX};
 
 use crate::attribute::api::handle::ServiceHandle;
 use crate::attribute::decode::source_flow;
+use crate::attribute::episodes::{Blow, Episodes};
 use crate::attribute::index::{Attribution, OwnerIndex, Query};
 use crate::attribute::ledger::Ledger;
 use crate::attribute::owner::{Evidence, Owner};
@@ -19,6 +21,7 @@ pub(super) struct Owners {
     pub(super) index: Option<Arc<OwnerIndex>>,
     pub(super) host: Option<u32>,
     pub(super) ledger: Ledger,
+    pub(super) episodes: Episodes,
     /// The Services of the cluster. None: not asked for.
     pub(super) services: Option<ServiceHandle>,
 }
@@ -57,6 +60,12 @@ impl Owners {
         verdict
     }
 
+    /// Takes into its episode what [`Self::count`] has counted.
+    pub(super) fn note(&mut self, mut blow: Blow<'_>, flags: u32, time: SystemTime) {
+        blow.verdict = blow.verdict.filter(|_| !verdict::is_repeated(flags));
+        self.episodes.note(blow, Instant::now(), time);
+    }
+
     /// Credits what the limiter held back to whoever its sources belong to: to the owner of the account, where the
     /// entry was in one.
     pub(super) fn withheld(&mut self, withheld: &Withheld, account: Option<Owner>) {
@@ -74,6 +83,11 @@ impl Owners {
             self.resolve(&query).owner
         };
         let owner = account.unwrap_or_else(resolved);
-        self.count(kind, EventKind::from_raw(key.token_kind), key.flags, (key.netns, &owner), withheld.count);
+        let (token, times) = (EventKind::from_raw(key.token_kind), withheld.count);
+        let verdict = self.count(kind, token, key.flags, (key.netns, &owner), times);
+        // Where an outcome is seen is not where its token was left.
+        let table = token.is_none().then_some(key.netns);
+        let blow = Blow { table, kind, verdict, owner: &owner, times, culprit: None };
+        self.note(blow, key.flags, SystemTime::now());
     }
 }

@@ -63,6 +63,7 @@ impl Daemon {
             owner => owner.clone(),
         });
         snapshot.outcomes = owners.ledger.outcomes();
+        self.tell_episodes(&owners.episodes.news(Instant::now()), owners.host);
         let view = Arc::new(View { owners: by_owner(&snapshot, &owners.ledger), snapshot });
         drop(owners);
         *lock(&self.latest) = Some(view.clone());

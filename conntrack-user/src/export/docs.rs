@@ -94,12 +94,30 @@ of standard output is too slow or gone, is counted in `conntrack_log_events_lost
 |---|---|---|---|
 ";
 
+const EPISODES_HEAD: &str = "
+## Episodes
+
+All that one table does for one cause, from its first blow to its last, is an episode: one line when it begins, one with its
+totals when nothing more has come of it for 128 seconds. These are the lines to alert a person with; those above are the proof.
+
+| field | JSON type | there | says |
+|---|---|---|---|
+";
+
+fn field_row(f: &super::log_fields::Field) -> String {
+    format!("| `{}` | {} | {} | {} |", f.name, f.json, f.when, f.says)
+}
+
 /// docs/events.md.
 #[must_use]
 pub fn events_markdown() -> String {
     let mut out = EVENTS_HEAD.to_owned();
     for f in super::log_fields::FIELDS {
-        let _ = writeln!(out, "| `{}` | {} | {} | {} |", f.name, f.json, f.when, f.says);
+        let _ = writeln!(out, "{}", field_row(f));
+    }
+    out.push_str(EPISODES_HEAD);
+    for f in super::log_fields::EPISODE_FIELDS {
+        let _ = writeln!(out, "{}", field_row(f));
     }
     out
 }

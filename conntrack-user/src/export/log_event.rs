@@ -170,7 +170,8 @@ fn flow(r: &mut Record, f: &Flow) {
     }
 }
 
-fn owner(r: &mut Record, owner: &Owner) {
+/// Who an owner is, as fields.
+pub(crate) fn owner(r: &mut Record, owner: &Owner) {
     let labels = super::labels::owner_labels(owner);
     r.push("owner", labels.owner);
     match owner {

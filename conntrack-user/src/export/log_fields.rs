@@ -150,3 +150,52 @@ pub const FIELDS: &[Field] = &[
     ),
     field("message", "string", "always", "One sentence for people."),
 ];
+
+const HURT: &str = "somebody was hurt by name";
+const FILLED: &str = "cause is `table_full` or `evicted`, and the owners of entries are counted";
+const OCCURRED: &str = "there were any";
+
+/// The fields of an episode, in the order in which they are printed.
+pub const EPISODE_FIELDS: &[Field] = &[
+    field("ts", "string", "always", "Begun: of the first blow; else of the last one."),
+    field("level", "string", "always", "`warn` when it begins, else `info`."),
+    field("event", "string", "always", "`episode`."),
+    field(
+        "state",
+        "string",
+        "always",
+        "`begun` (about a second after the first blow), `ended` (128 seconds after the last one), or `cut_off` (this program ended before).",
+    ),
+    field("cause", "string", "always", "`table_full`, `no_memory`, `evicted`, `invalid` or `race`."),
+    field("table", "string", "always", "Whose table: `host`, or `netns:` and the namespace's inode."),
+    field("netns", "number", "always", "Inode of the table's network namespace."),
+    field("since", "string", "always", "Time of the first blow, RFC 3339."),
+    field("seconds", "number", "always", "From the first blow to the last so far."),
+    field(
+        "count",
+        "number",
+        "always",
+        "Packets refused, entries evicted, or packets that lost a race, so far; of `invalid`, resets.",
+    ),
+    field("effects.reset", "number", OCCURRED, "Connections that were reset because of it, so far."),
+    field("effects.connect_timeout", "number", OCCURRED, "… that were given up."),
+    field("effects.slow_connect", "number", OCCURRED, "… that came about late."),
+    field("effects.stall", "number", OCCURRED, "… that stalled."),
+    field("effects.udp_refused", "number", OCCURRED, "Datagrams lost."),
+    field("effects.dns_stall", "number", OCCURRED, "Lookups lost."),
+    field("hurt", "number", "always", "How many owners were hurt; beyond 256 the others count as one."),
+    field("victim.owner", "string", HURT, "Who was hurt most. As `owner` above."),
+    field("victim.namespace", "string", "victim is a pod, and known", "Kubernetes namespace."),
+    field("victim.pod", "string", "victim is a pod", "Pod."),
+    field("victim.pod_uid", "string", "victim is a pod", "Uid of the pod."),
+    field("victim.cgroup", "string", "victim is a cgroup", "Path below the cgroup root."),
+    field("victim.count", "number", HURT, "Its part of `count`."),
+    field("culprit.owner", "string", FILLED, "Who held most of the table while it lasted. As `owner` above."),
+    field("culprit.namespace", "string", "culprit is a pod, and known", "Kubernetes namespace."),
+    field("culprit.pod", "string", "culprit is a pod", "Pod."),
+    field("culprit.pod_uid", "string", "culprit is a pod", "Uid of the pod."),
+    field("culprit.cgroup", "string", "culprit is a cgroup", "Path below the cgroup root."),
+    field("culprit.entries", "number", FILLED, "Entries it held."),
+    field("culprit.percent", "number", FILLED, "Part of the table's entries that is, of 100, rounded down."),
+    field("message", "string", "always", "One sentence: what, who is hurt, who fills it, what to do."),
+];

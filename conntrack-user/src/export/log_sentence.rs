@@ -112,7 +112,8 @@ fn why(o: &Observed, table: &str) -> String {
     }
 }
 
-fn who(owner: &Owner) -> String {
+/// An owner, in a sentence.
+pub(crate) fn who(owner: &Owner) -> String {
     match owner {
         Owner::Pod { namespace, pod, .. } if namespace.is_empty() => format!("pod {pod}"),
         Owner::Pod { namespace, pod, .. } => format!("pod {namespace}/{pod}"),

@@ -5,6 +5,7 @@ pub mod coalesce;
 pub mod coverage;
 pub mod descriptors;
 pub mod docs;
+pub mod episode_event;
 pub mod exporter;
 pub mod http;
 pub mod kernels_doc;

@@ -1,36 +1,42 @@
-//! A proxy overruns a small table through NAT, for people to look at.
+//! One pod fills a small table, another pays for it, for people to look at.
 
 use crate::daemon::{Daemon, value};
+use crate::lab::books::figure;
 use crate::lab::kernel::{self, Statistics};
-use crate::lab::pod::Pod;
-use crate::lab::router::{Lab, Placement, SERVER4};
-use crate::lab::traffic::{hold_tcp, udp_flows};
+use crate::lab::node::{Node, PORT, STRANGERS};
+use crate::lab::workload::{Wiring, Workload};
 use crate::owners::settled;
 
 const LOG: &str = "/tmp/conntrack-pressure.log";
-const HELD: usize = 60;
-const LIMIT: u64 = 64;
-const LOOKUPS: u16 = 300;
+const HELD: u64 = 1_000;
+const LOOKUPS: u64 = 300;
+const DNS: u16 = 53;
 
 pub(crate) fn demo() -> anyhow::Result<()> {
-    let lab = Lab::build(Placement::Guest)?;
-    let _pod = Pod::start(&lab.client, "shop", "proxy")?;
+    let node = Node::build()?;
+    let mut proxy = Workload::start(&node, Wiring::Bridged, 2, "proxy")?;
+    let mut checkout = Workload::start(&node, Wiring::Routed, 3, "checkout")?;
     let mut daemon = Daemon::start(LOG, "alloc")?;
-    let _held = hold_tcp(&lab, SERVER4.into(), 80, HELD)?;
-    kernel::set_size(LIMIT, None)?;
+    proxy.process.tcp(None, (STRANGERS[0], PORT).into(), HELD)?;
+    kernel::set_size(HELD, None)?;
     println!(
-        "The pod shop/proxy holds {HELD} connections through this node's NAT; the table's limit is {LIMIT}."
+        "The pod shop/proxy holds {HELD} connections through this node's NAT; the table's limit is {HELD}."
     );
-    let before = Statistics::read(&lab.router)?;
-    udp_flows(&lab, SERVER4.into(), 53, 10_000, LOOKUPS)?;
-    let refused = Statistics::read(&lab.router)?.since(&before).of("drop")?;
+    let held = HELD.cast_signed();
+    daemon.until("the full table", |page| {
+        figure(page, &node.host, "conntrack_entries", None).is_ok_and(|entries| entries == held)
+    })?;
+    let before = Statistics::read(&node.host)?;
+    checkout.process.udp(None, (STRANGERS[0], DNS).into(), LOOKUPS)?;
+    let refused = Statistics::read(&node.host)?.since(&before).of("drop")?;
     println!(
-        "It sends {LOOKUPS} lookups. The kernel refuses {refused} of them, and tells nobody whose they were.\n"
+        "The pod shop/checkout sends {LOOKUPS} lookups. The kernel refuses {refused} packets, and tells nobody whose \
+         they were.\n"
     );
-    let pod = "conntrack_owner_drops_total{table=\"host\",owner=\"pod\",namespace=\"shop\",pod=\"proxy\",cgroup=\"\"}";
-    let page = daemon.until("the refusals", |page| value(page, pod) >= Some(refused as f64))?;
-    settled(&mut daemon, pod, page)?;
-    let page = daemon.until("the last page", |_| true)?;
+    let victim = "conntrack_owner_drops_total{table=\"host\",owner=\"pod\",namespace=\"shop\",pod=\"checkout\",cgroup=\"\"}";
+    let page = daemon.until("the refusals", |page| value(page, victim) >= Some(refused as f64))?;
+    settled(&mut daemon, victim, page)?;
+    let page = daemon.page()?;
 
     println!("Log events:");
     for line in std::fs::read_to_string(LOG)?.lines().filter(|l| l.contains("\"refused\"")).take(2) {
@@ -39,13 +45,15 @@ pub(crate) fn demo() -> anyhow::Result<()> {
     println!("\nMetrics:");
     for name in [
         "conntrack_entries",
-        "conntrack_inserts_total",
-        "conntrack_table_full",
+        "conntrack_owner_entries",
         "conntrack_owner_drops",
+        "conntrack_dns_stalls",
+        "conntrack_table_full",
         "conntrack_refusal_events",
         "conntrack_counts_exact",
     ] {
-        page.lines().filter(|l| l.starts_with(name)).for_each(|line| println!("{line}"));
+        let lines = page.lines().filter(|line| line.starts_with(name) && !line.ends_with("} 0"));
+        lines.for_each(|line| println!("{line}"));
     }
     println!("\nDiagnosis (`conntrack-pressure check`):");
     // Its exit status is the verdict: 2 for a full table.

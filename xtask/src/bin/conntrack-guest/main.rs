@@ -20,6 +20,7 @@ mod invalid;
 mod lab;
 mod many;
 mod options;
+mod ordinary;
 mod owners;
 mod preempted;
 mod probes;
@@ -65,6 +66,7 @@ const COMMANDS: &[Command] = &[
     ("culprit", culprit::test),
     ("broken", broken::test),
     ("invalid", invalid::test),
+    ("ordinary", ordinary::test),
     ("many", many::test),
     ("preempted", preempted::test),
     ("preempted-crowd", preempted::crowd),

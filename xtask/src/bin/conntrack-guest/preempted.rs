@@ -1,13 +1,12 @@
 //! Tasks that preempt one another inside conntrack, as often as can be: the kernel skips a program's run when
 //! another task is in the middle of it on that processor, its twin makes it good, and nothing is lost.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
 use crate::balance::must_balance;
-use crate::daemon::{Daemon, forced};
+use crate::daemon::{DEADLINE, Daemon, forced};
 use crate::lab::books::figure;
 use crate::lab::connect::Sends;
 use crate::lab::holdings::Holdings;
@@ -19,7 +18,7 @@ use crate::options::size_or;
 
 mod tasks;
 
-use tasks::Crowd;
+use tasks::{Crowd, Progress};
 
 const LOG: &str = "/tmp/conntrack-pressure.log";
 /// So many buckets for so few entries that a new one finds room by an eviction, or does not, about as often.
@@ -30,6 +29,8 @@ const BUCKETS: u64 = 262_144;
 const AUDITED: Duration = Duration::from_secs(150);
 /// How long they run, in seconds, unless told otherwise.
 const SECONDS: u64 = 8;
+/// More refusals and connections than this are to be made.
+const ENOUGH: u64 = 500;
 const TRACKED: &str =
     "table inet tracked { chain out { type filter hook output priority 0; ct state new counter; }; }";
 
@@ -69,11 +70,16 @@ fn scene(crowd: Crowd, may_miss: bool) -> anyhow::Result<()> {
     let mut daemon = Daemon::start(LOG, "alloc")?;
     let before = Counts::now(&mut daemon, &host)?;
 
-    let stop = AtomicBool::new(false);
+    let progress = Progress::default();
     let (sends, connects) = std::thread::scope(|scope| {
-        let tasks = tasks::start(scope, &stop, &quiet, crowd);
-        std::thread::sleep(Duration::from_secs(size_or(SECONDS)));
-        stop.store(true, Ordering::Relaxed);
+        let tasks = tasks::start(scope, &progress, &quiet, crowd);
+        let begun = Instant::now();
+        let at_least = Duration::from_secs(size_or(SECONDS));
+        // A crowd on a slow machine takes longer to make as many connections.
+        while begun.elapsed() < at_least || (progress.connects() <= ENOUGH && begun.elapsed() < DEADLINE) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        progress.stop();
         tasks.end()
     })?;
 
@@ -120,7 +126,7 @@ fn scene(crowd: Crowd, may_miss: bool) -> anyhow::Result<()> {
             "{what}: {wanted}, {found}; at most {spare} were to be missed"
         );
     }
-    ensure!(sends.refused > 500 && connects > 500, "too little came through to show anything");
+    ensure!(sends.refused > ENOUGH && connects > ENOUGH, "too little came through to show anything");
     ensure!(
         !preempts() || forced().contains(&"kprobe") || sum(&caught) > 0,
         "the kernel skipped no run of a program: this shows nothing"

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -25,6 +25,29 @@ pub(super) struct Crowd {
     pub(super) hogs: u8,
 }
 
+/// How far they are, and whether they are to go on.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    stop: AtomicBool,
+    connects: AtomicU64,
+}
+
+impl Progress {
+    /// Connections made so far.
+    pub(super) fn connects(&self) -> u64 {
+        self.connects.load(Ordering::Relaxed)
+    }
+
+    /// They are to end.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+}
+
 /// Sleep of each of the tasks that preempt. They differ, so that each meets the others at ever other moments.
 const PREEMPTING: [Duration; 3] =
     [Duration::from_micros(211), Duration::from_micros(307), Duration::from_micros(419)];
@@ -42,7 +65,7 @@ pub(super) struct Tasks<'scope> {
 /// that opens connections.
 pub(super) fn start<'scope>(
     scope: &'scope Scope<'scope, '_>,
-    stop: &'scope AtomicBool,
+    progress: &'scope Progress,
     quiet: &'scope Netns,
     crowd: Crowd,
 ) -> Tasks<'scope> {
@@ -50,7 +73,7 @@ pub(super) fn start<'scope>(
     let sender = |(number, sleep): (u8, Option<Duration>)| {
         scope.spawn(move || {
             take_place(sleep.is_some())?;
-            send(number, sleep, stop)
+            send(number, sleep, progress)
         })
     };
     let connector = |number: u8| {
@@ -59,13 +82,13 @@ pub(super) fn start<'scope>(
             // The last one preempts.
             let preempts = number == crowd.connectors;
             take_place(preempts)?;
-            connect(number, preempts.then_some(PREEMPTING[1]), stop)
+            connect(number, preempts.then_some(PREEMPTING[1]), progress)
         })
     };
     let hog = |_| {
         scope.spawn(move || {
             take_place(false)?;
-            while !stop.load(Ordering::Relaxed) {
+            while progress.goes_on() {
                 std::hint::spin_loop();
             }
             Ok(())
@@ -113,11 +136,11 @@ fn take_place(preempts: bool) -> anyhow::Result<()> {
 }
 
 /// Every datagram to another place, so that each that is taken makes an entry.
-fn send(number: u8, sleep: Option<Duration>, stop: &AtomicBool) -> anyhow::Result<Sends> {
+fn send(number: u8, sleep: Option<Duration>, progress: &Progress) -> anyhow::Result<Sends> {
     let socket = UdpSocket::bind((Ipv4Addr::new(127, 10, number, 1), 0))?;
     let mut places = (1..=254_u8).flat_map(|host| (1..=u16::MAX).map(move |port| (host, port)));
     let mut sends = Sends::default();
-    while !stop.load(Ordering::Relaxed) {
+    while progress.goes_on() {
         let (host, port) = places.next().context("ran out of ports")?;
         sends.note(socket.send_to(b"x", (Ipv4Addr::new(127, 20, number, host), port)))?;
         if let Some(sleep) = sleep {
@@ -128,7 +151,7 @@ fn send(number: u8, sleep: Option<Duration>, stop: &AtomicBool) -> anyhow::Resul
 }
 
 /// Connections that are reset as soon as they are there, each from another port.
-fn connect(number: u8, sleep: Option<Duration>, stop: &AtomicBool) -> anyhow::Result<u64> {
+fn connect(number: u8, sleep: Option<Duration>, progress: &Progress) -> anyhow::Result<u64> {
     let at = SocketAddr::from((Ipv4Addr::new(127, 30, number, 1), STREAM_PORT));
     let listener = TcpListener::bind(at)?;
     let ended = AtomicBool::new(false);
@@ -138,7 +161,7 @@ fn connect(number: u8, sleep: Option<Duration>, stop: &AtomicBool) -> anyhow::Re
                 let _: std::io::Result<_> = listener.accept();
             }
         });
-        let made = connections(number, at, sleep, stop);
+        let made = connections(number, at, sleep, progress);
         ended.store(true, Ordering::Relaxed);
         // Of the test's own, so that the server sees the end.
         let last = TcpStream::connect_timeout(&at, PATIENCE);
@@ -152,16 +175,17 @@ fn connections(
     number: u8,
     at: SocketAddr,
     sleep: Option<Duration>,
-    stop: &AtomicBool,
+    progress: &Progress,
 ) -> anyhow::Result<u64> {
     let mut made = 0_u64;
-    while !stop.load(Ordering::Relaxed) {
+    while progress.goes_on() {
         // No pair of addresses lasts longer than there are ports.
         let [.., third, fourth] = (made / 10_000 + 1).to_be_bytes();
         let from = IpAddr::from(Ipv4Addr::new(127, 40 + number, third, fourth));
         let stream = tcp_within(Some(from), at, PATIENCE)?;
         set_socket_linger(stream.as_fd(), Some(Duration::ZERO))?;
         made += 1;
+        progress.connects.fetch_add(1, Ordering::Relaxed);
         if let Some(sleep) = sleep {
             std::thread::sleep(sleep);
         }
