@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::doctor_text::{Conntrack, Doctor, Note, ProbeRow, Tier};
+use super::invalid_note;
 use super::remedy::remedy;
 use crate::aggregate::gaps::gaps;
 use crate::aggregate::snapshot::ProbeState;
@@ -57,7 +58,12 @@ pub fn examine(system: &System, kubernetes: &Settings) -> Doctor {
         tier_reason,
         coverage: gaps(&around, &states),
         probes: states.into_iter().map(|state| ProbeRow { remedy: remedy(&state, &around), state }).collect(),
-        findings: survey.discovery(now).iter().flat_map(discovery_notes).collect(),
+        findings: survey
+            .discovery(now)
+            .iter()
+            .flat_map(discovery_notes)
+            .chain(invalid_note::note(&around))
+            .collect(),
     }
 }
 

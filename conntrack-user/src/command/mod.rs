@@ -3,5 +3,6 @@
 pub mod check;
 pub mod doctor;
 pub mod doctor_text;
+pub mod invalid_note;
 pub mod remedy;
 pub mod top;

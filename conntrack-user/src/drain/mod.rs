@@ -10,6 +10,7 @@ pub mod mapping;
 pub mod netlink;
 pub mod netns;
 pub mod netns_enter;
+pub mod nft_invalid;
 pub mod nftables;
 pub mod nlattr;
 pub mod pending;

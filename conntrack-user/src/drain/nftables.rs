@@ -5,10 +5,13 @@
 use std::collections::BTreeSet;
 
 use super::netlink::{Connection, Error, Message, NLM_F_DUMP};
+use super::nft_invalid::Drops;
 use super::nlattr::{Attributes, be32, string};
 
 const NETLINK_NETFILTER: isize = 12;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFT_MSG_NEWCHAIN: u16 = 3;
+const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_NEWRULE: u16 = 6;
 const NFT_MSG_GETRULE: u16 = 7;
 const NFT_MSG_NEWFLOWTABLE: u16 = 22;
@@ -51,6 +54,8 @@ pub struct Ruleset {
     pub hardware: bool,
     /// Are there rules of kube-proxy's?
     pub kube_proxy: bool,
+    /// Where INVALID packets are dropped.
+    pub drops_invalid: Drops,
 }
 
 /// The ruleset of the current namespace. `iptables-nft`'s rules are among it, those of the older
@@ -65,9 +70,11 @@ pub fn read() -> Result<Ruleset, Error> {
         tries += 1;
         let mut found = Ruleset::default();
         let mut interrupted = false;
-        for (question, answer) in
-            [(NFT_MSG_GETRULE, NFT_MSG_NEWRULE), (NFT_MSG_GETFLOWTABLE, NFT_MSG_NEWFLOWTABLE)]
-        {
+        for (question, answer) in [
+            (NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN),
+            (NFT_MSG_GETRULE, NFT_MSG_NEWRULE),
+            (NFT_MSG_GETFLOWTABLE, NFT_MSG_NEWFLOWTABLE),
+        ] {
             let kind = NFNL_SUBSYS_NFTABLES << 8;
             let asked = connection.ask(kind | question, NLM_F_DUMP, &ALL_FAMILIES, |message| {
                 if message.kind == kind | answer {
@@ -98,10 +105,15 @@ impl Ruleset {
             self.flowtables.insert(place(family, name(NFTA_FLOWTABLE_TABLE), name(NFTA_FLOWTABLE_NAME)));
             return Ok(());
         }
+        if answer == NFT_MSG_NEWCHAIN {
+            self.drops_invalid.chain(family, attributes);
+            return Ok(());
+        }
         let (table, chain) = (name(NFTA_RULE_TABLE), name(NFTA_RULE_CHAIN));
         // In nftables mode the table is kube-proxy's own, else its chains are.
         self.kube_proxy |= table == "kube-proxy" || chain == "KUBE-SERVICES";
         let Some(expressions) = attributes.find(NFTA_RULE_EXPRESSIONS) else { return Ok(()) };
+        self.drops_invalid.rule(family, table, chain, expressions);
         for (_, expression) in Attributes::new(expressions) {
             let (notrack, zone) = tracking(Attributes::new(expression));
             if notrack {
@@ -145,7 +157,8 @@ fn ct_target(info: &[u8]) -> (bool, bool) {
     (flags & XT_CT_NOTRACK != 0, zone != 0 || flags & XT_CT_ZONE_MARK != 0)
 }
 
-fn place(family: u8, table: &str, of: &str) -> String {
+/// A chain or flow table, as `nft` writes it.
+pub(super) fn place(family: u8, table: &str, of: &str) -> String {
     let family = match family {
         1 => "inet",
         2 => "ip",

@@ -38,6 +38,10 @@ pub struct Surroundings {
     /// Does iptables-legacy have a raw table whose rules could exempt from tracking or set zones? Its rules
     /// are not read.
     pub legacy_raw: Option<bool>,
+    /// Does iptables-legacy have a filter or mangle table, whose rules could drop INVALID packets? They are not read.
+    pub legacy_filter: Option<bool>,
+    /// `nf_conntrack_tcp_be_liberal` of the host's namespace: packets out of window are not INVALID.
+    pub be_liberal: Option<bool>,
     /// IPVS in the host's namespace; None: not in this kernel.
     pub ipvs: Option<Ipvs>,
     /// Is the module loaded by which tc rules use conntrack?
@@ -87,6 +91,9 @@ impl Surroundings {
             links,
             rulesets: if ask { rulesets(scan) } else { Vec::new() },
             legacy_raw: legacy_raw(procfs),
+            legacy_filter: legacy_filter(procfs),
+            be_liberal: text(&procfs.join("sys/net/netfilter/nf_conntrack_tcp_be_liberal"))
+                .map(|t| t.trim() != "0"),
             ipvs: text(&procfs.join("1/net/ip_vs")).map(|services| Ipvs {
                 services: count_services(&services),
                 conntrack: text(&procfs.join("sys/net/ipv4/vs/conntrack")).map(|t| t.trim() != "0"),
@@ -148,17 +155,26 @@ fn initial_user_namespace(uid_map: &str) -> bool {
 
 /// The raw table is there and a target that concerns tracking is registered, for IPv4 or IPv6.
 fn legacy_raw(procfs: &Path) -> Option<bool> {
-    let line = |file: String, wanted: &[&str]| match std::fs::read_to_string(procfs.join(file)) {
+    let of = |family: &str| {
+        let raw = legacy_line(procfs, &format!("{family}_tables_names"), &["raw"])?;
+        Some(raw && legacy_line(procfs, &format!("{family}_tables_targets"), &["CT", "NOTRACK"])?)
+    };
+    Some(of("ip")? || of("ip6")?)
+}
+
+fn legacy_filter(procfs: &Path) -> Option<bool> {
+    let of = |family: &str| legacy_line(procfs, &format!("{family}_tables_names"), &["filter", "mangle"]);
+    Some(of("ip")? || of("ip6")?)
+}
+
+/// Has this file of iptables-legacy one of these lines?
+fn legacy_line(procfs: &Path, file: &str, wanted: &[&str]) -> Option<bool> {
+    match std::fs::read_to_string(procfs.join("1/net").join(file)) {
         Ok(text) => Some(text.lines().any(|line| wanted.contains(&line))),
         // No iptables-legacy in this kernel, or none of this family.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
         Err(_) => None,
-    };
-    let of = |family: &str| {
-        let raw = line(format!("1/net/{family}_tables_names"), &["raw"])?;
-        Some(raw && line(format!("1/net/{family}_tables_targets"), &["CT", "NOTRACK"])?)
-    };
-    Some(of("ip")? || of("ip6")?)
+    }
 }
 
 /// `/proc/net/ip_vs`: one line for each service begins with its protocol, those of its servers with "  ->".

@@ -93,6 +93,11 @@ impl Daemon {
         bail!("waited for {what}, last page:\n{last}")
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// A page of now.
     pub(crate) fn page(&mut self) -> anyhow::Result<String> {
         self.until("a page", |_| true)

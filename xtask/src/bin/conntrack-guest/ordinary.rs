@@ -2,24 +2,28 @@
 //! entries of the very same tuples are refused and evicted all the time. Next to none may be blamed on the table.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
 use crate::daemon::Daemon;
 use crate::lab::attempt::{Attempt, Fate, fates};
-use crate::lab::books::{figure, tell_missed_runs};
+use crate::lab::books::tell_missed_runs;
+use crate::lab::connect::udp_from;
 use crate::lab::kernel::{self, Statistics};
 use crate::lab::node::{Node, PORT, STRANGERS};
 use crate::lab::workload::{NAMESPACE, Wiring, Workload};
 use crate::options::size_or;
 
 const LOG: &str = "/tmp/conntrack-pressure.log";
-/// Established connections that fill the table but for a few entries.
+/// Established connections that fill the table but for a few entries, for which datagrams compete.
 const GREEDY: u64 = 900;
 const SPARE: u64 = 64;
 /// So few buckets that an entry that is not established is found, and evicted, about as often as not.
 const BUCKETS: u64 = 512;
+/// Datagrams in a row, and the pause after them.
+const BURST: (u16, Duration) = (16, Duration::from_millis(2));
 /// Attempts at a time.
 const BATCH: usize = 100;
 /// How long one may take: one that was refused an entry is given up after it.
@@ -52,7 +56,14 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let limit = kernel::count(&node.host)? + SPARE;
     kernel::set_size(limit, Some(BUCKETS))?;
     let before = Statistics::read(&node.host)?;
-    let more = client.process.netns.run(|| resets(wanted))?;
+    let stop = AtomicBool::new(false);
+    let more = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| greedy.process.netns.run(|| compete(&stop)));
+        let more = client.process.netns.run(|| resets(wanted));
+        stop.store(true, Ordering::Relaxed);
+        flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        more
+    })?;
     let pressure = Statistics::read(&node.host)?.since(&before);
     let (refused, evicted) = (pressure.of("drop")?, pressure.of("early_drop")?);
     let all = (made + more) as f64;
@@ -62,14 +73,27 @@ pub(crate) fn test() -> anyhow::Result<()> {
          entries evicted; blamed {}",
         blamed(&page)
     );
-    println!(
-        "figure: ordinary: entries {:?} of {limit}",
-        figure(&page, &node.host, "conntrack_entries", None)
-    );
+    let log = std::fs::read_to_string(LOG)?;
+    let blamed_events =
+        log.lines().filter(|line| line.contains("\"event\":\"reset\"") && line.contains("\"rule\""));
+    blamed_events.take(5).for_each(|line| println!("figure: ordinary: blamed: {line}"));
     ensure!(refused > more / 20 && evicted > more / 20, "the table was not full: {refused}, {evicted}");
     ensure!(blamed(&page) <= more as f64 / 1_000.0, "blamed {} of {more}", blamed(&page));
     tell_missed_runs(&page);
     daemon.stop()
+}
+
+/// Datagrams, each of a flow of its own, that nobody answers.
+fn compete(stop: &AtomicBool) -> anyhow::Result<()> {
+    let socket = udp_from(None, (STRANGERS[0], 1).into())?;
+    let mut ports = (3_000..u16::MAX).cycle();
+    while !stop.load(Ordering::Relaxed) {
+        for port in ports.by_ref().take(BURST.0.into()) {
+            socket.send_to(b"x", (STRANGERS[0], port))?;
+        }
+        std::thread::sleep(BURST.1);
+    }
+    Ok(())
 }
 
 /// Attempts at ports that nobody listens on, until so many were reset; how many were, by their sockets.
@@ -103,5 +127,9 @@ fn blamed(page: &str) -> f64 {
 
 fn resets_that(page: &str, is: impl Fn(&str) -> bool) -> f64 {
     let series = page.lines().filter_map(|line| line.strip_prefix("conntrack_tcp_resets_total"));
-    series.filter(|line| is(line)).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    series
+        .filter(|line| is(line))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum::<f64>()
+        + 0.0
 }
