@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, bind, recv, send, socket};
@@ -72,16 +72,18 @@ impl Queue {
         Ok(buffer)
     }
 
+    /// Packets that come meanwhile stay in the queue.
     fn acknowledged(&self) -> anyhow::Result<()> {
-        let bytes = self.receive()?;
-        for (kind, body) in messages(&bytes) {
-            if kind == ERROR {
-                let error = body.first_chunk().map(|code| i32::from_ne_bytes(*code));
-                ensure!(error == Some(0), "the queue was refused: {error:?}");
-                return Ok(());
+        loop {
+            let bytes = self.receive().context("no answer from nfnetlink_queue")?;
+            for (kind, body) in messages(&bytes) {
+                if kind == ERROR {
+                    let error = body.first_chunk().map(|code| i32::from_ne_bytes(*code));
+                    ensure!(error == Some(0), "the queue was refused: {error:?}");
+                    return Ok(());
+                }
             }
         }
-        bail!("no answer from nfnetlink_queue")
     }
 }
 

@@ -14,7 +14,7 @@ use crate::lab::node::VOIDS;
 pub(super) fn rules(untracked: bool) -> String {
     let ports = if untracked { "tcp dport 100-199 notrack; tcp sport 100-199 notrack;" } else { "" };
     format!(
-        "table inet policy {{ \
+        "table inet lookalikes {{ \
            chain raw {{ type filter hook prerouting priority -300; tcp dport 110 drop; {ports} }}; \
            chain own {{ type filter hook output priority -300; {ports} }}; \
            chain forward {{ type filter hook forward priority 0; tcp dport 108 reject with tcp reset; \
