@@ -2,11 +2,12 @@
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nfnetlink_queue.h>
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, bind, recv, send, socket};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with};
 
 const SUBSYSTEM: u16 = 3 << 8;
 const PACKET: u16 = SUBSYSTEM;
@@ -25,20 +26,33 @@ const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const ERROR: u16 = 2;
 const HEADERS: usize = 16 + 4;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Queue 0 of the calling thread's namespace.
 #[derive(Debug)]
 pub(crate) struct Queue(OwnedFd);
 
 impl Queue {
-    /// Takes hold of it.
+    /// Takes hold of it, as soon as nobody else does: a program that was started while another held it has that one's
+    /// socket for a moment.
     ///
     /// # Errors
     /// When the kernel has no such queues, or refuses.
     pub(crate) fn open() -> anyhow::Result<Self> {
-        let socket = socket(AddressFamily::NETLINK, SocketType::RAW, Some(NETFILTER))?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match Self::take() {
+                Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+                taken => return taken,
+            }
+        }
+    }
+
+    fn take() -> anyhow::Result<Self> {
+        let socket =
+            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(NETFILTER))?;
         bind(&socket, &SocketAddrNetlink::new(0, 0))?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(std::time::Duration::from_secs(10)))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
         let queue = Self(socket);
         for (kind, value) in [(CFG_CMD, &BIND[..]), (CFG_PARAMS, &META)] {
             send(&queue.0, &message(CONFIG, REQUEST | ACK, kind, value), SendFlags::empty())?;

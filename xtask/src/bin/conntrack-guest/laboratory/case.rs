@@ -50,6 +50,8 @@ pub(super) enum Kind {
     AbortedInFull,
     Reused,
     Deleted,
+    InvalidDropped,
+    EvictedForNothing,
 }
 
 /// What the table is to do.
@@ -83,7 +85,8 @@ pub(super) const ANYWHERE: [Kind; 11] = [
 ];
 
 /// Look-alikes that are made at one place only.
-pub(super) const ELSEWHERE: [Kind; 3] = [Kind::AbortedInFull, Kind::Reused, Kind::Deleted];
+pub(super) const ELSEWHERE: [Kind; 5] =
+    [Kind::AbortedInFull, Kind::Reused, Kind::Deleted, Kind::InvalidDropped, Kind::EvictedForNothing];
 
 impl Kind {
     /// Of what the table is to do: cause and effect, as [`super::told`] has them. Of a look-alike, what it is.
@@ -114,6 +117,8 @@ impl Kind {
             Self::AbortedInFull => "SO_LINGER 0 in the full table",
             Self::Reused => "tuple refused before, now let in",
             Self::Deleted => "conntrack -D, then a reset",
+            Self::InvalidDropped => "rule drops an INVALID packet, then SO_LINGER 0",
+            Self::EvictedForNothing => "evicted, made anew, then SO_LINGER 0",
         }
     }
 
@@ -138,9 +143,10 @@ impl Kind {
             Self::RacedConnect => 531,
             Self::AbortedInFull => 8081,
             Self::Deleted => 91,
+            Self::InvalidDropped => 92,
             Self::Aborted => PLAIN + 1,
             Self::ClosedPort => PLAIN + 2,
-            Self::LostSyn => PLAIN + 3,
+            Self::LostSyn | Self::EvictedForNothing => PLAIN + 3,
             Self::LostData => PLAIN + 4,
             Self::ServerCloses => PLAIN + 5,
             Self::Overloaded => PLAIN + 6,

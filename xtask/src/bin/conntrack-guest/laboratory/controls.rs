@@ -17,7 +17,7 @@ pub(super) fn rules(untracked: bool) -> String {
         "table inet lookalikes {{ \
            chain raw {{ type filter hook prerouting priority -300; tcp dport 110 drop; {ports} }}; \
            chain own {{ type filter hook output priority -300; {ports} }}; \
-           chain forward {{ type filter hook forward priority 0; tcp dport 108 reject with tcp reset; \
+           chain forward {{ type filter hook forward priority 0; ct state invalid tcp sport 92 drop; tcp dport 108 reject with tcp reset; \
              tcp dport 109 reject; tcp dport 111 drop; }}; }}"
     )
 }

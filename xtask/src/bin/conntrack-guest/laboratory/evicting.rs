@@ -1,5 +1,8 @@
-//! A table at its limit, in which entries are evicted: of a connection to a Service while its answer is under way,
-//! which then arrives untranslated and is reset.
+//! A table at its limit, in which entries are evicted: of a connection while its answer is under way, which then arrives
+//! untranslated and is reset, by the pod if a Service was called, by the router if it had masqueraded. And of one whose
+//! SYN is repeated: its entry is made anew, and what comes later is none of the table's doing.
+
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -17,7 +20,7 @@ use crate::lab::queue::Queue;
 /// A SYN is sent once, or its repetition would make the entry anew.
 const ONCE: &str = "table inet once { set syns { type inet_service; flags dynamic; size 65535; }; \
     chain out { type filter hook output priority 0; \
-        tcp flags & (syn | ack) == syn tcp sport @syns drop; \
+        tcp dport 80 tcp flags & (syn | ack) == syn tcp sport @syns drop; \
         tcp flags & (syn | ack) == syn add @syns { tcp sport }; }; }";
 /// The answers wait.
 const HOLD: &str = "table inet hold { chain out { type filter hook output priority 0; \
@@ -25,6 +28,8 @@ const HOLD: &str = "table inet hold { chain out { type filter hook output priori
 const PODS: usize = 2;
 /// New entries that evict others; so many that few of all are left.
 const FLOOD: u64 = 4_000;
+/// Of what is not to be given up.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// The router; its last pod floods.
 #[derive(Debug)]
@@ -72,16 +77,22 @@ impl Evicting {
     ///
     /// # Errors
     /// When the answers do not come.
-    pub(super) fn evict(&mut self, mut draw: Draw, count: usize) -> anyhow::Result<Vec<Case>> {
+    pub(super) fn evict(&mut self, mut draw: Draw, count: usize, controls: usize) -> anyhow::Result<Vec<Case>> {
         const { assert!(FLOOD_PORTS <= 10_000) };
         let queue = self.site.beyond.run(Queue::open)?;
         let mut players = Vec::new();
         for (n, pod) in self.site.pods[..PODS].iter().enumerate() {
             let mut scripts = Vec::new();
             for _ in share(count, n, PODS) {
-                let case = pod.maker.case(&mut draw, Kind::Evicted, self.site.services())?;
+                let to = if draw.below(2) == 0 { self.site.services() } else { self.site.servers() };
+                let case = pod.maker.case(&mut draw, Kind::Evicted, to)?;
                 scripts.push(attempt(case, None, draw.between(2_500, 3_000), Then::Abort));
             }
+            for _ in share(controls, n, PODS) {
+                let case = pod.maker.case(&mut draw, Kind::EvictedForNothing, self.site.servers())?;
+                scripts.push(attempt(case, None, PATIENCE, Then::Send));
+            }
+            draw.shuffle(&mut scripts);
             let path = pod.process.pid();
             players.push(std::thread::spawn(move || {
                 crate::lab::netns::Netns::of(path)?.run(|| play(scripts))

@@ -49,7 +49,7 @@ impl Matrix {
         for told in told {
             matrix.blamed += 1;
             let of = |end| by_end.get(&(told.proto, end));
-            let Some(indices) = of(told.from).or_else(|| of(told.to)) else {
+            let Some(indices) = of(told.from).or_else(|| of(told.to)).or_else(|| of(told.maker?)) else {
                 matrix.cell("of no case", &told.what);
                 matrix.mistake(format!("of no case: {}", told.event));
                 continue;

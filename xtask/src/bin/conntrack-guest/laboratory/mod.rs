@@ -24,7 +24,7 @@ use anyhow::{Context as _, ensure};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use self::attempts::play;
-use self::case::{ANYWHERE, Case, ELSEWHERE, TRUE};
+use self::case::{ANYWHERE, Case, ELSEWHERE, Kind, TRUE};
 use self::draw::Draw;
 use self::evicting::Evicting;
 use self::full::{Counts, Full};
@@ -153,13 +153,15 @@ fn round(
             during.push(scope.spawn(move || Ok(full.netns(pod).run(|| play(now))?.0)));
             later.push(scope.spawn(move || Ok::<_, anyhow::Error>(full.netns(pod).run(|| play(late))?.0)));
         }
-        during.push(scope.spawn(move || evicting.evict(evictions, each.of_a_kind * 5 / 4)));
+        during.push(scope.spawn(move || evicting.evict(evictions, each.of_a_kind * 5 / 4, each.controls)));
         for (pod, draw) in controls.drain(..).enumerate() {
             later.push(scope.spawn(move || roomy.controls(draw, pod, each)));
         }
         later.push(scope.spawn(move || roomy.races(races, each)));
         later.push(scope.spawn(move || {
-            let mut cases = roomy.strike(strikes, each)?;
+            let mut draw = strikes;
+            let mut cases = roomy.strike(&mut draw, Kind::Invalid, each.of_a_kind)?;
+            cases.extend(roomy.strike(&mut draw, Kind::InvalidDropped, each.controls)?);
             cases.extend(roomy.delete(deletions, each)?);
             Ok(cases)
         }));

@@ -52,7 +52,7 @@ impl Roomy {
         let site = Site::build(20, Table::Roomy, &["roomy-0", "roomy-1", "roomy-2"])?;
         nft::load(&site.router, RACES)?;
         nft::load(&site.router, &controls::rules(false))?;
-        let servers = Servers::start(&site.beyond, false, &[80, Kind::RacedConnect.port()])?;
+        let servers = Servers::start(&site.beyond, false, &[80, Kind::RacedConnect.port(), Kind::InvalidDropped.port()])?;
         Ok(Self { site, servers })
     }
 
@@ -114,19 +114,20 @@ impl Roomy {
         })
     }
 
-    /// Connections by the Service, each struck with a packet out of its window: that passes untranslated.
+    /// Connections by the Service, each struck with a packet out of its window, then aborted. The packet passes
+    /// untranslated, or a rule drops it.
     ///
     /// # Errors
     /// When one does not come about.
-    pub(super) fn strike(&self, mut draw: Draw, each: &Counts) -> anyhow::Result<Vec<Case>> {
-        let open = self.open(&mut draw, Kind::Invalid, each.of_a_kind)?;
+    pub(super) fn strike(&self, draw: &mut Draw, kind: Kind, count: usize) -> anyhow::Result<Vec<Case>> {
+        let open = self.open(draw, kind, count)?;
         for (_, stream) in &open {
             let client = stream.local_addr()?;
             let from: IpAddr = self.site.servers()[usize::from(client.is_ipv6())];
             let [sends, expects] = sequence::numbers(stream)?;
             self.site.beyond.run(|| {
                 let raw = Raw::open_from(Some(from), client.ip(), ipproto::TCP)?;
-                let from = SocketAddr::new(from, Kind::Invalid.port());
+                let from = SocketAddr::new(from, kind.port());
                 raw.send(&segment(from, client, [expects.wrapping_add(AHEAD), sends], ACK_PUSH, b"xx"))?;
                 Ok(())
             })?;

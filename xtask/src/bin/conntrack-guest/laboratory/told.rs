@@ -16,6 +16,8 @@ pub(super) struct Told {
     pub(super) proto: u8,
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
+    /// Who had made the entry.
+    pub(super) maker: Option<SocketAddr>,
     pub(super) pod: String,
     /// Exact, or near in time.
     pub(super) is_sure: bool,
@@ -35,8 +37,8 @@ pub(super) fn events(log: &str) -> anyhow::Result<Vec<Told>> {
 
 fn told(event: Value) -> Option<Told> {
     let text = |name: &str| event[name].as_str();
-    let end = |ip: &str, port: &str| {
-        Some(SocketAddr::new(text(ip)?.parse().ok()?, event[port].as_u64()?.try_into().ok()?))
+    let end = |of: &Value, ip: &str, port: &str| {
+        Some(SocketAddr::new(of[ip].as_str()?.parse().ok()?, of[port].as_u64()?.try_into().ok()?))
     };
     let proto = if text("proto")? == "udp" { UDP } else { TCP };
     let effect = match text("effect")? {
@@ -47,8 +49,9 @@ fn told(event: Value) -> Option<Told> {
     Some(Told {
         what: format!("{} {effect}{by}", text("cause")?),
         proto,
-        from: end("src", "sport")?,
-        to: end("dst", "dport")?,
+        from: end(&event, "src", "sport")?,
+        to: end(&event, "dst", "dport")?,
+        maker: end(&event["token"], "src", "sport"),
         pod: text("pod").unwrap_or("nobody").to_owned(),
         is_sure: matches!(text("confidence")?, "exact" | "window"),
         suppressed: event["suppressed"].as_u64()?,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use super::case::{Case, Kind, Table, UDP};
+use super::case::{Case, Kind, TCP, Table, UDP};
 use super::roomy::AHEAD;
 use super::wire::Packet;
 use crate::lab::attempt::Fate;
@@ -28,15 +28,20 @@ pub(super) struct Wires {
     near: HashMap<(u8, SocketAddr), Vec<usize>>,
     /// Of each packet, when it left on the other side.
     passed: HashMap<Identity, Vec<usize>>,
+    /// Resets that left on the other side, by the port they came from.
+    resets: HashMap<u16, Vec<usize>>,
 }
 
 impl Wires {
     /// Sorts what was captured; `near` are the devices that lead to pods.
     pub(super) fn new(packets: Vec<Packet>, (near, far): &(Vec<i32>, i32)) -> Self {
-        let mut wires = Self { packets: Vec::new(), near: HashMap::new(), passed: HashMap::new() };
+        let mut wires = Self { packets: Vec::new(), near: HashMap::new(), passed: HashMap::new(), resets: HashMap::new() };
         for (index, packet) in packets.iter().enumerate() {
             if packet.device == *far && packet.leaves {
                 wires.passed.entry(identity(packet)).or_default().push(index);
+                if packet.flags & RST != 0 && packet.proto == TCP {
+                    wires.resets.entry(packet.from.port()).or_default().push(index);
+                }
             } else if near.contains(&packet.device) {
                 let end = if packet.leaves { packet.to } else { packet.from };
                 wires.near.entry((packet.proto, end)).or_default().push(index);
@@ -66,6 +71,16 @@ impl Wires {
             sent.push((packet, passed));
         }
         sent
+    }
+
+    /// Has the router reset the server, in the place of a connection that it had masqueraded?
+    fn reset_by_router(&self, case: &Case, sent: &[(&Packet, bool)]) -> bool {
+        let by_router = |index: &usize| {
+            let reset = &self.packets[*index];
+            let is_forwarded = || sent.iter().any(|(packet, _)| identity(packet) == identity(reset));
+            reset.to == case.to && reset.from.ip() != case.from.ip() && !is_forwarded()
+        };
+        self.resets.get(&case.from.port()).is_some_and(|resets| resets.iter().any(by_router))
     }
 
     /// The last packet before this reset that came to the pod from whom it answers, and the last number that came from
@@ -98,6 +113,10 @@ pub(super) fn came_of(case: &Case, wires: &Wires) -> Option<&'static str> {
     }
     if let Some(reset) = untranslated(case, wires, &sent) {
         return reset;
+    }
+    // Elsewhere entries are only ever deleted, and both ends of a race have one port.
+    if case.table == Table::Evicting && wires.reset_by_router(case, &sent) {
+        return Some(Kind::Evicted.name());
     }
     // A later connection of the same ends has another initial number.
     let syns: Vec<_> = sent.iter().filter(|(packet, _)| packet.flags & (SYN | ACK) == SYN).collect();
