@@ -12,6 +12,8 @@ pub struct Offsets {
     pub ct_status: u32,
     /// `nf_conn.timeout`
     pub ct_timeout: u32,
+    /// `nf_conn.proto.tcp.state`
+    pub ct_tcp_state: u32,
     /// `nf_conn.ct_net.net`
     pub ct_net: u32,
     /// `net.ns.inum`
@@ -73,4 +75,4 @@ impl Offsets {
     pub const ABSENT: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Offsets>() == 124);
+const _: () = assert!(size_of::<Offsets>() == 128);

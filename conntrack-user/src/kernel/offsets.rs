@@ -17,6 +17,7 @@ pub fn offsets(btf: &KernelBtf) -> Offsets {
         },
         ct_status: at("nf_conn", "status"),
         ct_timeout: at("nf_conn", "timeout"),
+        ct_tcp_state: at("nf_conn", "proto.tcp.state"),
         ct_net: at("nf_conn", "ct_net.net"),
         net_inum: at("net", "ns.inum"),
         skb_nfct: at("sk_buff", "_nfct"),

@@ -12,8 +12,8 @@ const RECALL: f64 = 0.99;
 const PRECISION: f64 = 0.999;
 const RIGHT_POD: f64 = 0.999;
 const NOTHING: &str = "-";
-/// Lines of each kind of mistake that are shown.
-const SHOWN: usize = 8;
+/// Mistakes of a kind that are shown.
+const SHOWN: usize = 2;
 
 /// The comparison.
 #[derive(Debug, Default)]
@@ -34,7 +34,8 @@ pub(super) struct Matrix {
     /// Pods' counters, and those of them that are as the truth.
     counters: u64,
     counters_right: u64,
-    mistakes: Vec<String>,
+    /// By what they are.
+    mistakes: BTreeMap<String, Vec<String>>,
 }
 
 impl Matrix {
@@ -51,7 +52,7 @@ impl Matrix {
             let of = |end| by_end.get(&(told.proto, end));
             let Some(indices) = of(told.from).or_else(|| of(told.to)).or_else(|| of(told.maker?)) else {
                 matrix.cell("of no case", &told.what);
-                matrix.mistake(format!("of no case: {}", told.event));
+                matrix.mistake(format!("of no case, told as {}", told.what), told.event.to_string());
                 continue;
             };
             // A tuple that is used again has two cases: each effect is the one's that has it and was not told of yet.
@@ -78,7 +79,7 @@ impl Matrix {
         for told in said {
             self.cell(&row, &told.what);
             if truth != Some(&told.what) || is_found {
-                self.mistake(format!("{row} ({case:?}) told as {}", told.event));
+                self.mistake(format!("{row}, told as {}", told.what), format!("{case:?}: {}", told.event));
                 continue;
             }
             self.rightly += 1;
@@ -90,14 +91,14 @@ impl Matrix {
             if told.pod == case.pod {
                 self.right_pod += 1;
             } else {
-                self.mistake(format!("{} is {}'s: {}", row, case.pod, told.event));
+                self.mistake(format!("{row} is another pod's"), format!("{case:?}: {}", told.event));
             }
         }
         if let Some(truth) = truth
             && !is_found
         {
             *missed.entry((case.pod.clone(), counted_as(truth))).or_default() += 1;
-            self.mistake(format!("{row} not told: {case:?}"));
+            self.mistake(format!("{row} not told"), format!("{case:?}"));
         }
     }
 
@@ -131,7 +132,8 @@ impl Matrix {
             if truth == count {
                 self.counters_right += 1;
             } else {
-                self.mistakes.push(format!("counter of {key:?} says {count}, the truth is {truth}"));
+                let what = format!("{key:?} says {count}, the truth is {truth}");
+                self.mistakes.entry("a counter".to_owned()).or_default().push(what);
             }
         }
     }
@@ -140,8 +142,8 @@ impl Matrix {
         *self.cells.entry(row.to_owned()).or_default().entry(column.to_owned()).or_default() += 1;
     }
 
-    fn mistake(&mut self, what: String) {
-        self.mistakes.push(what);
+    fn mistake(&mut self, what: String, of: String) {
+        self.mistakes.entry(what).or_default().push(of);
     }
 
     /// Of what the table hurt, the part that was told.
@@ -194,8 +196,11 @@ impl Matrix {
             "figure: lab: came to something else than begun as {}; events held back {}; pods' counters as the truth {} of {}",
             self.otherwise, self.suppressed, self.counters_right, self.counters
         );
-        for mistake in self.mistakes.iter().take(SHOWN * 4) {
-            _ = writeln!(text, "mistake: {mistake}");
+        for (what, of) in &self.mistakes {
+            _ = writeln!(text, "mistake: {what}: {}", of.len());
+            for of in of.iter().take(SHOWN) {
+                _ = writeln!(text, "    {of}");
+            }
         }
         text
     }
