@@ -382,6 +382,13 @@ pub(crate) fn tcp_error(sk: u64) -> Option<u32> {
     member(sk, offsets().sk_err())
 }
 
+/// Has nobody closed or shut down this socket? An application that closes it does so before its state changes; the kernel
+/// that gives a connection up, after.
+#[inline(always)]
+pub(crate) fn sk_is_in_use(sk: u64) -> bool {
+    member::<u8>(sk, offsets().sk_shutdown()) == Some(0)
+}
+
 /// `sock.__sk_common.skc_state`.
 #[inline(always)]
 pub(crate) fn sk_state(sk: u64) -> Option<u8> {

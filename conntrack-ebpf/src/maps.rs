@@ -240,6 +240,7 @@ fields!(
     sk_v6_rcv_saddr,
     sk_protocol,
     sk_err,
+    sk_shutdown,
     sk_sport,
     sk_cgrp_data,
     cgroup_kn,

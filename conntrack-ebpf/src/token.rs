@@ -12,8 +12,8 @@ use conntrack_common::{
     Event, EventKind, EvictionToken, FlowKey, RefusalToken, Tuple,
     event::{FLAG_DATAGRAM, FLAG_LOOKUP, FLAG_NAT, FLAG_REPEATED, FLAG_REPLY, FLAG_SAME_FLOW},
     token::{
-        DNS_PORT, INVALID_WINDOW_NS, LOOKUP_WINDOW_NS, PRESSED_BY_EVICTION, PRESSED_BY_REFUSAL, RETRANSMIT_NS,
-        STALL_WINDOW_NS, TOKEN_LET_IN, TOKEN_STALLED,
+        DNS_PORT, INVALID_WINDOW_NS, LOOKUP_WINDOW_NS, PRESSED_BY_EVICTION, PRESSED_BY_REFUSAL,
+        RETRANSMIT_NS, STALL_WINDOW_NS, TOKEN_LET_IN, TOKEN_STALLED,
     },
 };
 
@@ -30,8 +30,16 @@ pub(crate) fn evicted(ct: u64, kind: u32, netns: u32) {
     let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) else { return };
     // SAFETY: no arguments.
     let ktime_ns = unsafe { bpf_ktime_get_ns() };
-    let token =
-        EvictionToken { ktime_ns, kind, netns, status: kernel::ct_status(ct), matched: 0, ct: 0, orig, reply };
+    let token = EvictionToken {
+        ktime_ns,
+        kind,
+        netns,
+        status: kernel::ct_status(ct),
+        matched: 0,
+        ct: 0,
+        orig,
+        reply,
+    };
     press(PRESSED_BY_EVICTION, ktime_ns);
     let _: Result<(), i32> = EVICTIONS.insert(orig.flow_key(), &token, BPF_ANY.into());
     let _: Result<(), i32> = EVICTIONS.insert(reply.flow_key(), &token, BPF_ANY.into());
@@ -196,8 +204,8 @@ pub(crate) fn let_in(ct: u64) {
     }
 }
 
-/// The very entry that was evicted, translated as it was: its packets arrive as before, and if it is reset one day, it is
-/// for another reason.
+/// The very entry that was evicted, translated as it was (if it was not, made by either end): its packets arrive as
+/// before, and if it is reset one day, it is for another reason.
 #[inline(never)]
 fn made_anew(ct: u64) {
     let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) else { return };
@@ -205,11 +213,12 @@ fn made_anew(ct: u64) {
     let Some(token) = EVICTIONS.get_ptr(key) else { return };
     // SAFETY: a live map value.
     let token = unsafe { &*token };
-    if token.ct != 0 || token.netns != kernel::ct_netns(ct) || token.orig != orig {
+    if token.ct != 0 || token.netns != kernel::ct_netns(ct) {
         return;
     }
     let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) else { return };
-    if token.reply != reply {
+    let is_same = token.orig == orig && token.reply == reply;
+    if !is_same && (token.orig != reply || token.reply != orig) {
         return;
     }
     let _: Result<(), i32> = EVICTIONS.remove(key);

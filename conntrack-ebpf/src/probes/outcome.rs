@@ -12,7 +12,7 @@ use conntrack_common::{
 
 use crate::{
     emit::{self, Fate},
-    kernel::{sk_netns, sk_state, sk_tuple, sk_tuple_closed, tcp_error},
+    kernel::{sk_is_in_use, sk_netns, sk_state, sk_tuple, sk_tuple_closed, tcp_error},
     table::{bump, slot},
     token,
 };
@@ -69,8 +69,8 @@ fn given_up(sk: u64) {
         return;
     }
     bump(slot, Counter::ConnectsRefused);
-    // Read again: see `token`.
-    if tcp_error(sk) == Some(ETIMEDOUT) {
+    // Read again: see `token`. An application that asks for the error at this moment has taken it already.
+    if tcp_error(sk) == Some(ETIMEDOUT) || sk_is_in_use(sk) {
         event.flags |= FLAG_BY_KERNEL;
     }
     emit::with_cgroup(&mut event, sk);

@@ -40,6 +40,7 @@ pub fn offsets(btf: &KernelBtf) -> Offsets {
         sk_v6_rcv_saddr: at("sock", "__sk_common.skc_v6_rcv_saddr"),
         sk_protocol: at("sock", "sk_protocol"),
         sk_err: at("sock", "sk_err"),
+        sk_shutdown: at("sock", "sk_shutdown"),
         sk_sport: at("inet_sock", "inet_sport"),
         sk_cgrp_data: at("sock", "sk_cgrp_data"),
         cgroup_kn: at("cgroup", "kn"),

@@ -79,7 +79,10 @@ fn main() -> ExitCode {
     let command = COMMANDS.iter().find(|(name, _)| Some(*name) == args.first().map(String::as_str));
     let Some((_, run)) = command else {
         let names: Vec<_> = COMMANDS.iter().map(|(name, _)| *name).collect();
-        eprintln!("usage: conntrack-guest {} [--mechanism fentry|kprobe|mixed] [--size N] [--seed N]", names.join("|"));
+        eprintln!(
+            "usage: conntrack-guest {} [--mechanism fentry|kprobe|mixed] [--size N] [--seed N]",
+            names.join("|")
+        );
         return ExitCode::FAILURE;
     };
     match options::take(&args[1..]).and_then(|()| run()) {

@@ -37,6 +37,9 @@ pub(super) struct Script {
     pub(super) open: Option<TcpStream>,
 }
 
+/// Connections that stay open, each with the place of its case.
+pub(super) type Kept = Vec<(usize, TcpStream)>;
+
 enum Stage {
     Connecting(Attempt),
     Sent(TcpStream),
@@ -48,8 +51,8 @@ enum Stage {
 ///
 /// # Errors
 /// When a socket cannot be made or asked.
-pub(super) fn play(scripts: Vec<Script>) -> anyhow::Result<(Vec<Case>, Vec<(usize, TcpStream)>)> {
-    let (mut cases, mut kept) = (Vec::new(), Vec::new());
+pub(super) fn play(scripts: Vec<Script>) -> anyhow::Result<(Vec<Case>, Kept)> {
+    let (mut cases, mut kept) = (Vec::new(), Kept::new());
     let mut under_way = Vec::new();
     for mut script in scripts {
         let begun = Instant::now();
@@ -86,7 +89,7 @@ fn step(
     case: &mut Case,
     then: Then,
     is_late: bool,
-    kept: &mut Vec<(usize, TcpStream)>,
+    kept: &mut Kept,
 ) -> anyhow::Result<Stage> {
     Ok(match stage {
         Stage::Connecting(attempt) => {
@@ -110,7 +113,9 @@ fn step(
             Stage::Over
         }
         Stage::Hearing(mut stream) => match stream.read(&mut [0; 16]) {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !is_late => Stage::Hearing(stream),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !is_late => {
+                Stage::Hearing(stream)
+            }
             // Whatever the server answered, or did not.
             _ => Stage::Over,
         },
@@ -118,16 +123,10 @@ fn step(
     })
 }
 
-fn after(
-    then: Then,
-    stream: TcpStream,
-    index: usize,
-    kept: &mut Vec<(usize, TcpStream)>,
-) -> anyhow::Result<Stage> {
+fn after(then: Then, stream: TcpStream, index: usize, kept: &mut Kept) -> anyhow::Result<Stage> {
     if matches!(then, Then::Send | Then::Hear) {
         // A reset that came meanwhile is the script's end, not this program's.
-        let _: rustix::io::Result<usize> =
-            rustix::net::send(&stream, b"x", rustix::net::SendFlags::NOSIGNAL);
+        let _: rustix::io::Result<usize> = rustix::net::send(&stream, b"x", rustix::net::SendFlags::NOSIGNAL);
     }
     Ok(match then {
         Then::Keep => {

@@ -52,6 +52,8 @@ pub(super) enum Kind {
     Deleted,
     InvalidDropped,
     EvictedForNothing,
+    EvictedUntranslated,
+    RaceResolved,
 }
 
 /// What the table is to do.
@@ -85,8 +87,15 @@ pub(super) const ANYWHERE: [Kind; 11] = [
 ];
 
 /// Look-alikes that are made at one place only.
-pub(super) const ELSEWHERE: [Kind; 5] =
-    [Kind::AbortedInFull, Kind::Reused, Kind::Deleted, Kind::InvalidDropped, Kind::EvictedForNothing];
+pub(super) const ELSEWHERE: [Kind; 7] = [
+    Kind::AbortedInFull,
+    Kind::Reused,
+    Kind::Deleted,
+    Kind::InvalidDropped,
+    Kind::EvictedForNothing,
+    Kind::EvictedUntranslated,
+    Kind::RaceResolved,
+];
 
 impl Kind {
     /// Of what the table is to do: cause and effect, as [`super::told`] has them. Of a look-alike, what it is.
@@ -119,6 +128,8 @@ impl Kind {
             Self::Deleted => "conntrack -D, then a reset",
             Self::InvalidDropped => "rule drops an INVALID packet, then SO_LINGER 0",
             Self::EvictedForNothing => "evicted, made anew, then SO_LINGER 0",
+            Self::EvictedUntranslated => "evicted, of no translation, then SO_LINGER 0",
+            Self::RaceResolved => "race that the kernel resolves",
         }
     }
 
@@ -139,11 +150,12 @@ impl Kind {
         match self {
             Self::Datagram => 500,
             Self::Lookup | Self::RacedLookup => 53,
-            Self::RacedDatagram => 530,
+            Self::RacedDatagram | Self::RaceResolved => 530,
             Self::RacedConnect => 531,
             Self::AbortedInFull => 8081,
             Self::Deleted => 91,
             Self::InvalidDropped => 92,
+            Self::EvictedUntranslated => UNTRANSLATED,
             Self::Aborted => PLAIN + 1,
             Self::ClosedPort => PLAIN + 2,
             Self::LostSyn | Self::EvictedForNothing => PLAIN + 3,
@@ -162,6 +174,9 @@ impl Kind {
 
 /// Ports from here on, a hundred, are never tracked at the full table.
 pub(super) const PLAIN: u16 = 100;
+
+/// Connections to this port keep their addresses.
+pub(super) const UNTRANSLATED: u16 = 95;
 
 /// What its own socket said.
 #[derive(Clone, Copy, Debug)]
@@ -195,21 +210,22 @@ pub(super) struct Maker {
 
 impl Maker {
     /// A case from a port that none had before, to one of these addresses.
-    pub(super) fn case(&self, draw: &mut Draw, kind: Kind, to: [std::net::IpAddr; 2]) -> anyhow::Result<Case> {
+    pub(super) fn case(
+        &self,
+        draw: &mut Draw,
+        kind: Kind,
+        to: [std::net::IpAddr; 2],
+    ) -> anyhow::Result<Case> {
         let family = draw.below(2);
         Ok(self.case_from(next_port()?, family, kind, to))
     }
 
     /// A case from this port.
-    pub(super) fn case_from(
-        &self,
-        port: u16,
-        family: usize,
-        kind: Kind,
-        to: [std::net::IpAddr; 2],
-    ) -> Case {
+    pub(super) fn case_from(&self, port: u16, family: usize, kind: Kind, to: [std::net::IpAddr; 2]) -> Case {
         let proto = match kind {
-            Kind::Datagram | Kind::Lookup | Kind::RacedDatagram | Kind::RacedLookup => UDP,
+            Kind::Datagram | Kind::Lookup | Kind::RacedDatagram | Kind::RacedLookup | Kind::RaceResolved => {
+                UDP
+            }
             _ => TCP,
         };
         Case {

@@ -1,6 +1,6 @@
 //! A table at its limit, in which entries are evicted: of a connection while its answer is under way, which then arrives
 //! untranslated and is reset, by the pod if a Service was called, by the router if it had masqueraded. And of one whose
-//! SYN is repeated: its entry is made anew, and what comes later is none of the table's doing.
+//! SYN is repeated, or that was not translated: its entry is made anew, and what comes later is none of the table's doing.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const ONCE: &str = "table inet once { set syns { type inet_service; flags dynami
         tcp flags & (syn | ack) == syn add @syns { tcp sport }; }; }";
 /// The answers wait.
 const HOLD: &str = "table inet hold { chain out { type filter hook output priority 0; \
-    tcp sport 80 tcp flags & (syn | ack) == (syn | ack) queue num 0 bypass; }; }";
+    tcp sport { 80, 95 } tcp flags & (syn | ack) == (syn | ack) queue num 0 bypass; }; }";
 const PODS: usize = 2;
 /// New entries that evict others; so many that few of all are left.
 const FLOOD: u64 = 4_000;
@@ -46,7 +46,8 @@ impl Evicting {
     /// When a part of it cannot be made.
     pub(super) fn build() -> anyhow::Result<Self> {
         let site = Site::build(30, Table::Evicting, &["evict-0", "evict-1", "flood"])?;
-        let servers = Servers::start(&site.beyond, false, &[Kind::Evicted.port()])?;
+        let servers =
+            Servers::start(&site.beyond, false, &[Kind::Evicted.port(), Kind::EvictedUntranslated.port()])?;
         for pod in &site.pods[..PODS] {
             nft::load(&pod.process.netns, ONCE)?;
         }
@@ -77,7 +78,12 @@ impl Evicting {
     ///
     /// # Errors
     /// When the answers do not come.
-    pub(super) fn evict(&mut self, mut draw: Draw, count: usize, controls: usize) -> anyhow::Result<Vec<Case>> {
+    pub(super) fn evict(
+        &mut self,
+        mut draw: Draw,
+        count: usize,
+        controls: usize,
+    ) -> anyhow::Result<Vec<Case>> {
         const { assert!(FLOOD_PORTS <= 10_000) };
         let queue = self.site.beyond.run(Queue::open)?;
         let mut players = Vec::new();
@@ -88,17 +94,18 @@ impl Evicting {
                 let case = pod.maker.case(&mut draw, Kind::Evicted, to)?;
                 scripts.push(attempt(case, None, draw.between(2_500, 3_000), Then::Abort));
             }
-            for _ in share(controls, n, PODS) {
-                let case = pod.maker.case(&mut draw, Kind::EvictedForNothing, self.site.servers())?;
-                scripts.push(attempt(case, None, PATIENCE, Then::Send));
+            for kind in [Kind::EvictedForNothing, Kind::EvictedUntranslated] {
+                for _ in share(controls, n, PODS) {
+                    let case = pod.maker.case(&mut draw, kind, self.site.servers())?;
+                    scripts.push(attempt(case, None, PATIENCE, Then::Send));
+                }
             }
             draw.shuffle(&mut scripts);
             let path = pod.process.pid();
-            players.push(std::thread::spawn(move || {
-                crate::lab::netns::Netns::of(path)?.run(|| play(scripts))
-            }));
+            players
+                .push(std::thread::spawn(move || crate::lab::netns::Netns::of(path)?.run(|| play(scripts))));
         }
-        let held = queue.hold(count)?;
+        let held = queue.hold(count + controls)?;
         self.flood(FLOOD)?;
         held.accept()?;
         let mut cases = Vec::new();

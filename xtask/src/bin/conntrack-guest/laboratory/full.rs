@@ -10,7 +10,7 @@ use super::attempts::{Script, Then, play};
 use super::case::{ANYWHERE, Case, Kind, Maker, Table};
 use super::controls;
 use super::draw::Draw;
-use super::servers::{Servers, datagram};
+use super::servers::{Servers, datagrams};
 use super::wire::device;
 use crate::daemon::DEADLINE;
 use crate::lab::kernel;
@@ -219,7 +219,7 @@ impl Pressed {
         let mut cases = Vec::new();
         for (pod, case) in self.datagrams.drain(..) {
             let number = u64::from(case.from.port());
-            full.netns(pod).run(|| datagram(case.from, case.to, number)).context("a datagram")?;
+            full.netns(pod).run(|| datagrams(case.from, case.to, &[number])).context("a datagram")?;
             cases.push(case);
         }
         Ok(cases)

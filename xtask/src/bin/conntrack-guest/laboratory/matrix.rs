@@ -41,7 +41,8 @@ pub(super) struct Matrix {
 impl Matrix {
     /// Compares; `truths` are cases with what came of them.
     pub(super) fn new(truths: &[(Case, Option<&'static str>)], told: &[Told], counters: &Counted) -> Self {
-        let mut matrix = Self { suppressed: told.iter().map(|told| told.suppressed).sum(), ..Self::default() };
+        let mut matrix =
+            Self { suppressed: told.iter().map(|told| told.suppressed).sum(), ..Self::default() };
         let mut by_end = HashMap::<(u8, SocketAddr), Vec<usize>>::new();
         for (index, (case, _)) in truths.iter().enumerate() {
             by_end.entry((case.proto, case.from)).or_default().push(index);
@@ -124,7 +125,8 @@ impl Matrix {
                 *wanted.entry((case.pod.clone(), counted_as(truth))).or_default() += 1;
             }
         }
-        let blamed = counters.iter().filter(|((_, what), count)| !what.starts_with("unrelated") && **count > 0);
+        let blamed =
+            counters.iter().filter(|((_, what), count)| !what.starts_with("unrelated") && **count > 0);
         let keys: std::collections::BTreeSet<_> = wanted.keys().chain(blamed.map(|(key, _)| key)).collect();
         for key in keys {
             let (truth, count) = (wanted.get(key).unwrap_or(&0), counters.get(key).unwrap_or(&0));
@@ -162,10 +164,7 @@ impl Matrix {
 
     /// Is it within the bounds?
     pub(super) fn is_good(&self) -> bool {
-        self.hurt > 0
-            && self.recall() >= RECALL
-            && self.precision() >= PRECISION
-            && self.pods() >= RIGHT_POD
+        self.hurt > 0 && self.recall() >= RECALL && self.precision() >= PRECISION && self.pods() >= RIGHT_POD
     }
 
     /// The table, and the figures.

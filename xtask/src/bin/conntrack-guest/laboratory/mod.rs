@@ -99,7 +99,8 @@ pub(crate) fn test() -> anyhow::Result<()> {
         ensure!(did.of("early_drop")? == 0, "something was evicted where nothing is to be");
     }
 
-    let wires = captures.into_iter().zip(&devices).map(|(capture, devices)| Ok(Wires::new(capture.end()?, devices)));
+    let wires =
+        captures.into_iter().zip(&devices).map(|(capture, devices)| Ok(Wires::new(capture.end()?, devices)));
     let wires = wires.collect::<anyhow::Result<Vec<_>>>()?;
     println!("figure: lab: packets captured: {:?}", wires.iter().map(Wires::len).collect::<Vec<_>>());
     let truths: Vec<_> = cases

@@ -11,7 +11,7 @@ use super::case::{ANYWHERE, Case, Kind, Table, UDP, next_port};
 use super::controls;
 use super::draw::Draw;
 use super::full::{Counts, attempt, share};
-use super::servers::{Servers, datagram};
+use super::servers::{Servers, datagrams};
 use super::site::Site;
 use crate::daemon::DEADLINE;
 use crate::lab::nft;
@@ -52,7 +52,11 @@ impl Roomy {
         let site = Site::build(20, Table::Roomy, &["roomy-0", "roomy-1", "roomy-2"])?;
         nft::load(&site.router, RACES)?;
         nft::load(&site.router, &controls::rules(false))?;
-        let servers = Servers::start(&site.beyond, false, &[80, Kind::RacedConnect.port(), Kind::InvalidDropped.port()])?;
+        let servers = Servers::start(
+            &site.beyond,
+            false,
+            &[80, Kind::RacedConnect.port(), Kind::InvalidDropped.port()],
+        )?;
         Ok(Self { site, servers })
     }
 
@@ -86,6 +90,28 @@ impl Roomy {
                 left -= pairs;
             }
         }
+        let mut left = each.controls;
+        while left > 0 {
+            let flows = left.min(PAIRS);
+            cases.extend(self.resolve(&mut draw, flows)?);
+            left -= flows;
+        }
+        Ok(cases)
+    }
+
+    /// Two datagrams of one flow at once: the kernel gives the second the entry of the first.
+    fn resolve(&self, draw: &mut Draw, flows: usize) -> anyhow::Result<Vec<Case>> {
+        let queue = self.site.router.run(Queue::open)?;
+        let pod = &self.site.pods[draw.below(self.site.pods.len())];
+        let case = |_| pod.maker.case(draw, Kind::RaceResolved, self.site.servers());
+        let cases = (0..flows).map(case).collect::<anyhow::Result<Vec<_>>>()?;
+        pod.process.netns.run(|| {
+            cases.iter().try_for_each(|case| {
+                let number = u64::from(case.from.port());
+                datagrams(case.from, case.to, &[number, 1 << 33 | number])
+            })
+        })?;
+        queue.hold(2 * flows)?.accept()?;
         Ok(cases)
     }
 
@@ -184,7 +210,7 @@ fn begin(cases: Vec<Case>) -> anyhow::Result<Vec<Case>> {
         for case in &cases {
             // Both ends of a race have the same port: the address is in the number too.
             let side = u64::from(case.pod.ends_with('0')) << 32;
-            datagram(case.from, case.to, side | u64::from(case.from.port()))?;
+            datagrams(case.from, case.to, &[side | u64::from(case.from.port())])?;
         }
         return Ok(cases);
     }

@@ -93,11 +93,11 @@ fn overloaded(port: u16) -> anyhow::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// A socket of a pod's that sends one datagram with this number in it.
+/// A socket of a pod's that sends a datagram with each of these numbers in it.
 ///
 /// # Errors
-/// When it cannot be made, or the kernel does not take the datagram.
-pub(super) fn datagram(from: SocketAddr, to: SocketAddr, number: u64) -> anyhow::Result<()> {
-    UdpSocket::bind(from)?.send_to(&number.to_be_bytes(), to)?;
-    Ok(())
+/// When it cannot be made, or the kernel does not take a datagram.
+pub(super) fn datagrams(from: SocketAddr, to: SocketAddr, numbers: &[u64]) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind(from)?;
+    numbers.iter().try_for_each(|number| Ok(socket.send_to(&number.to_be_bytes(), to).map(drop)?))
 }

@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::case::{Maker, Table};
+use super::case::{Maker, Table, UNTRANSLATED};
 use super::wire::device;
 use crate::lab::netns::Netns;
 use crate::lab::nft;
@@ -44,7 +44,9 @@ impl Site {
     pub(super) fn build(net: u8, table: Table, names: &[&str]) -> anyhow::Result<Self> {
         let (router, beyond) =
             (Netns::create(&format!("router{net}"))?, Netns::create(&format!("beyond{net}"))?);
-        let link = format!("link add far address 02:00:00:{net:02x}:02:01 type veth peer name wire address 02:00:00:{net:02x}:02:02 netns beyond{net}\n");
+        let link = format!(
+            "link add far address 02:00:00:{net:02x}:02:01 type veth peer name wire address 02:00:00:{net:02x}:02:02 netns beyond{net}\n"
+        );
         let [v4, v6] = [format!("192.0.{net}"), format!("2001:db8:{net}:")];
         batch(
             &router,
@@ -116,7 +118,7 @@ impl Site {
             format!(
                 "table {ip} nat {{ \
                  chain pre {{ type nat hook prerouting priority -100; {ip} daddr {service} dnat to {server}; }}; \
-                 chain post {{ type nat hook postrouting priority 100; ct status dnat accept; oifname \"far\" masquerade; }}; }}\n"
+                 chain post {{ type nat hook postrouting priority 100; ct status dnat accept; tcp dport {UNTRANSLATED} accept; oifname \"far\" masquerade; }}; }}\n"
             )
         };
         let ([service4, service6], [server4, server6]) = (self.services(), self.servers());

@@ -109,7 +109,10 @@ mod tests {
         let line = "{\"effect\":\"stall\",\"cause\":\"race\",\"proto\":\"udp\",\"src\":\"10.0.0.1\",\"sport\":9,\"dst\":\"10.0.0.2\",\
                     \"dport\":53,\"confidence\":\"exact\",\"suppressed\":0,\"pod\":\"a\"}";
         let told = events(line).unwrap();
-        assert_eq!((told[0].what.as_str(), told[0].pod.as_str(), told[0].is_sure), ("race dns_stall", "a", true));
+        assert_eq!(
+            (told[0].what.as_str(), told[0].pod.as_str(), told[0].is_sure),
+            ("race dns_stall", "a", true)
+        );
         assert!(events("{\"effect\":\"stall\"}").is_err());
     }
 }

@@ -35,7 +35,12 @@ pub(super) struct Wires {
 impl Wires {
     /// Sorts what was captured; `near` are the devices that lead to pods.
     pub(super) fn new(packets: Vec<Packet>, (near, far): &(Vec<i32>, i32)) -> Self {
-        let mut wires = Self { packets: Vec::new(), near: HashMap::new(), passed: HashMap::new(), resets: HashMap::new() };
+        let mut wires = Self {
+            packets: Vec::new(),
+            near: HashMap::new(),
+            passed: HashMap::new(),
+            resets: HashMap::new(),
+        };
         for (index, packet) in packets.iter().enumerate() {
             if packet.device == *far && packet.leaves {
                 wires.passed.entry(identity(packet)).or_default().push(index);
@@ -108,8 +113,7 @@ pub(super) fn came_of(case: &Case, wires: &Wires) -> Option<&'static str> {
     }
     let sent = wires.sent(case);
     if case.proto == UDP {
-        let is_lost = !sent.is_empty() && sent.iter().all(|(_, passed)| !passed);
-        return is_lost.then(|| datagram(case));
+        return sent.iter().any(|(_, passed)| !passed).then(|| datagram(case));
     }
     if let Some(reset) = untranslated(case, wires, &sent) {
         return reset;
@@ -133,9 +137,9 @@ pub(super) fn came_of(case: &Case, wires: &Wires) -> Option<&'static str> {
         Fate::UnderWay if !any && !syns.is_empty() => Some(given_up(case.table, false)),
         Fate::Connected if !first => Some(late(case.table)),
         Fate::Connected if case.said.delivered => {
-            let lost = sent.iter().any(|(packet, passed)| {
-                packet.length > 0 && packet.flags & FIN_SYN_RST == 0 && !passed
-            });
+            let lost = sent
+                .iter()
+                .any(|(packet, passed)| packet.length > 0 && packet.flags & FIN_SYN_RST == 0 && !passed);
             lost.then_some(Kind::Stall.name())
         }
         _ => None,
@@ -143,11 +147,7 @@ pub(super) fn came_of(case: &Case, wires: &Wires) -> Option<&'static str> {
 }
 
 /// Has the pod reset somebody whom it had not called? Then whether that was the table's doing.
-fn untranslated(
-    case: &Case,
-    wires: &Wires,
-    sent: &[(&Packet, bool)],
-) -> Option<Option<&'static str>> {
+fn untranslated(case: &Case, wires: &Wires, sent: &[(&Packet, bool)]) -> Option<Option<&'static str>> {
     let (reset, _) = sent.iter().find(|(packet, _)| packet.flags & RST != 0 && packet.to != case.to)?;
     let (answered, called) = wires.answered(case, reset)?;
     let ahead = called.map_or(0, |called| (answered as u32).wrapping_sub(called as u32));

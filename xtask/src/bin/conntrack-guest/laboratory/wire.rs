@@ -82,7 +82,8 @@ impl Capture {
 fn open() -> anyhow::Result<OwnedFd> {
     let protocol = (libc::ETH_P_ALL as u16).to_be();
     // SAFETY: no pointers.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol)) };
+    let fd =
+        unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol)) };
     ensure!(fd >= 0, "AF_PACKET: {}", std::io::Error::last_os_error());
     // SAFETY: a descriptor of its own.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -163,9 +164,7 @@ fn lost(socket: &OwnedFd) -> anyhow::Result<u32> {
 /// # Errors
 /// When there is none of this name.
 pub(super) fn device(netns: &Netns, name: &str) -> anyhow::Result<i32> {
-    let path = format!("/sys/class/net/{name}/ifindex");
-    let of_ip = || netns.output("ip", &["-o", "link", "show", "dev", name]);
-    let text = of_ip().with_context(|| path)?;
+    let text = netns.output("ip", &["-o", "link", "show", "dev", name])?;
     text.split(':').next().and_then(|number| number.trim().parse().ok()).with_context(|| text.clone())
 }
 
@@ -194,7 +193,9 @@ fn parse(frame: &[u8]) -> Option<Packet> {
             (*rest.get(13)?, number.into(), usize::from(rest.get(12)? >> 4) * 4)
         }
         UDP if to.port() >= FLOOD_PORTS && from.port() >= FLOOD_PORTS => return None,
-        UDP => (0, rest.get(8..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_be_bytes(*bytes)), 8),
+        UDP => {
+            (0, rest.get(8..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_be_bytes(*bytes)), 8)
+        }
         _ => return None,
     };
     let length = total.checked_sub(header)?;
@@ -212,7 +213,30 @@ mod tests {
             ("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
         let tcp = segment(from, to, [77, 0], 0x18, b"xx");
         let mut frame = vec![0; 12];
-        frame.extend([8, 0, 0x45, 0, 0, 20 + tcp.len() as u8, 0, 0, 0, 0, 64, TCP, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        frame.extend([
+            8,
+            0,
+            0x45,
+            0,
+            0,
+            20 + tcp.len() as u8,
+            0,
+            0,
+            0,
+            0,
+            64,
+            TCP,
+            0,
+            0,
+            10,
+            0,
+            0,
+            1,
+            10,
+            0,
+            0,
+            2,
+        ]);
         frame.extend(tcp);
         let packet = parse(&frame).unwrap();
         assert_eq!((packet.from, packet.to, packet.flags), (from, to, 0x18));
