@@ -60,6 +60,8 @@ pub struct Offsets {
     pub sk_err: u32,
     /// `sock.sk_shutdown`
     pub sk_shutdown: u32,
+    /// `tcp_sock.total_retrans`
+    pub tcp_total_retrans: u32,
     /// `inet_sock.inet_sport` (network order)
     pub sk_sport: u32,
     /// `sock.sk_cgrp_data`: a `struct cgroup *`, or a tagged u64 before 5.15
@@ -77,4 +79,4 @@ impl Offsets {
     pub const ABSENT: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Offsets>() == 132);
+const _: () = assert!(size_of::<Offsets>() == 136);

@@ -382,6 +382,12 @@ pub(crate) fn tcp_error(sk: u64) -> Option<u32> {
     member(sk, offsets().sk_err())
 }
 
+/// Has this TCP socket sent nothing twice?
+#[inline(always)]
+pub(crate) fn tcp_never_repeated(sk: u64) -> bool {
+    member::<u32>(sk, offsets().tcp_total_retrans()) == Some(0)
+}
+
 /// Has nobody closed or shut down this socket? An application that closes it does so before its state changes; the kernel
 /// that gives a connection up, after.
 #[inline(always)]

@@ -241,6 +241,7 @@ fields!(
     sk_protocol,
     sk_err,
     sk_shutdown,
+    tcp_total_retrans,
     sk_sport,
     sk_cgrp_data,
     cgroup_kn,

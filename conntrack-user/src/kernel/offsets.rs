@@ -41,6 +41,7 @@ pub fn offsets(btf: &KernelBtf) -> Offsets {
         sk_protocol: at("sock", "sk_protocol"),
         sk_err: at("sock", "sk_err"),
         sk_shutdown: at("sock", "sk_shutdown"),
+        tcp_total_retrans: at("tcp_sock", "total_retrans"),
         sk_sport: at("inet_sock", "inet_sport"),
         sk_cgrp_data: at("sock", "sk_cgrp_data"),
         cgroup_kn: at("cgroup", "kn"),

@@ -19,8 +19,9 @@ use crate::lab::packet::{Raw, segment};
 use crate::lab::queue::Queue;
 use crate::lab::sequence;
 
-/// The first packet of a flow that is to race waits between the choice of a masqueraded port and the insert.
-const RACES: &str = "table inet races { \
+/// The first packet of a flow that is to race waits between the choice of a masqueraded port and the insert. What comes of
+/// packets that are INVALID is counted: the resets that answer them, or that they are to be dropped.
+const RACES: &str = "table inet races { counter struck {}; \
     set raced4 { type ipv4_addr . inet_service; flags dynamic; size 65535; }; \
     set raced6 { type ipv6_addr . inet_service; flags dynamic; size 65535; }; \
     chain pre { type filter hook prerouting priority -310; \
@@ -29,6 +30,9 @@ const RACES: &str = "table inet races { \
             meta mark set 0x77; \
         tcp dport 531 tcp flags & (syn | ack) == syn ip6 saddr . tcp sport != @raced6 add @raced6 { ip6 saddr . tcp sport } \
             meta mark set 0x77; }; \
+    chain struck { type filter hook forward priority -10; \
+        ct state invalid tcp dport 80 tcp flags & rst == rst counter name struck; \
+        ct state invalid tcp sport 92 counter name struck; }; \
     chain late { type filter hook postrouting priority 200; oifname \"far\" meta mark 0x77 queue num 0; }; }";
 /// Pairs that race at once: held for less than a SYN's first repetition.
 const PAIRS: usize = 20;
@@ -147,6 +151,8 @@ impl Roomy {
     /// When one does not come about.
     pub(super) fn strike(&self, draw: &mut Draw, kind: Kind, count: usize) -> anyhow::Result<Vec<Case>> {
         let open = self.open(draw, kind, count)?;
+        let struck = || Ok::<_, anyhow::Error>(nft::counters(&self.site.router)?["struck"]);
+        let before = struck()?;
         for (_, stream) in &open {
             let client = stream.local_addr()?;
             let from: IpAddr = self.site.servers()[usize::from(client.is_ipv6())];
@@ -157,6 +163,12 @@ impl Roomy {
                 raw.send(&segment(from, client, [expects.wrapping_add(AHEAD), sends], ACK_PUSH, b"xx"))?;
                 Ok(())
             })?;
+        }
+        // An abort that overtakes the answer would be the reset.
+        let until = Instant::now() + DEADLINE;
+        while struck()? < before + count as u64 {
+            ensure!(Instant::now() < until, "of {count} packets that are INVALID nothing came");
+            std::thread::sleep(Duration::from_millis(20));
         }
         finish(open)
     }
