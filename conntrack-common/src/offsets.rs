@@ -12,6 +12,8 @@ pub struct Offsets {
     pub ct_status: u32,
     /// `nf_conn.timeout`
     pub ct_timeout: u32,
+    /// `nf_conn.proto.tcp.state`
+    pub ct_tcp_state: u32,
     /// `nf_conn.ct_net.net`
     pub ct_net: u32,
     /// `net.ns.inum`
@@ -56,6 +58,10 @@ pub struct Offsets {
     pub sk_protocol: u32,
     /// `sock.sk_err`
     pub sk_err: u32,
+    /// `sock.sk_shutdown`
+    pub sk_shutdown: u32,
+    /// `tcp_sock.total_retrans`
+    pub tcp_total_retrans: u32,
     /// `inet_sock.inet_sport` (network order)
     pub sk_sport: u32,
     /// `sock.sk_cgrp_data`: a `struct cgroup *`, or a tagged u64 before 5.15
@@ -73,4 +79,4 @@ impl Offsets {
     pub const ABSENT: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Offsets>() == 124);
+const _: () = assert!(size_of::<Offsets>() == 136);

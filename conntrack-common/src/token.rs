@@ -17,6 +17,8 @@ pub struct EvictionToken {
     pub status: u32,
     /// Resets matched so far.
     pub matched: u32,
+    /// Of an INVALID packet, the entry that it had: `struct nf_conn *`. Else 0.
+    pub ct: u64,
     /// Original tuple of the entry.
     pub orig: Tuple,
     /// Reply tuple of the entry.
@@ -70,8 +72,15 @@ pub const RETRANSMIT_NS: u64 = 200_000_000;
 /// answer (`RES_TIMEOUT` of glibc's resolv.h).
 pub const LOOKUP_WINDOW_NS: u64 = 5_000_000_000;
 
+/// Words of the map `PRESSED`.
+pub const PRESSED_WORDS: u32 = 2;
+/// The word that has the time of the last refusal.
+pub const PRESSED_BY_REFUSAL: u32 = 0;
+/// The word that has the time of the last eviction.
+pub const PRESSED_BY_EVICTION: u32 = 1;
+
 /// Port of the domain name system.
 pub const DNS_PORT: u16 = 53;
 
-const _: () = assert!(size_of::<EvictionToken>() == 104);
+const _: () = assert!(size_of::<EvictionToken>() == 112);
 const _: () = assert!(size_of::<RefusalToken>() == 120);

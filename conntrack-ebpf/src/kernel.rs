@@ -31,6 +31,13 @@ const THREAD_SIZE: u64 = 16 << 10;
 /// `IPS_SRC_NAT | IPS_DST_NAT` of `nf_conn.status`.
 pub(crate) const IPS_NAT_MASK: u32 = 1 << 4 | 1 << 5;
 
+/// `IPS_DYING` of `nf_conn.status`: it was deleted.
+pub(crate) const IPS_DYING: u32 = 1 << 9;
+
+/// `TCP_CONNTRACK_CLOSE` of `nf_conn.proto.tcp.state`: a reset went through the entry.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nf_conntrack_tcp.h#L10>
+const TCP_CONNTRACK_CLOSE: u8 = 8;
+
 /// Where members of `struct nf_conntrack_tuple` are: `src.u`, `src.l3num`, `dst.u3`, `dst.u`.
 const TUPLE_SPORT: u64 = 16;
 const TUPLE_L3NUM: u64 = 18;
@@ -163,6 +170,16 @@ pub(crate) fn ct_netns(ct: u64) -> u32 {
 pub(crate) fn ct_life(ct: u64) -> u64 {
     let [first, second, third]: [u64; 3] = read(ct + offsets().ct_orig() as u64 + 16).unwrap_or_default();
     first ^ second.rotate_left(21) ^ third.rotate_left(42)
+}
+
+/// Is this still the entry of that tuple, and has no reset gone through it? Its memory may be another entry's by now.
+#[inline(never)]
+pub(crate) fn ct_is_open(ct: u64, orig: &Tuple) -> bool {
+    let state: u8 = member(ct, offsets().ct_tcp_state()).unwrap_or(0);
+    if state == TCP_CONNTRACK_CLOSE || ct_status(ct) & IPS_DYING != 0 {
+        return false;
+    }
+    tuple(ct + offsets().ct_orig() as u64).is_some_and(|now| now == *orig)
 }
 
 /// `nf_conn.status`.
@@ -363,6 +380,19 @@ pub(crate) fn tcp_error(sk: u64) -> Option<u32> {
         return None;
     }
     member(sk, offsets().sk_err())
+}
+
+/// Has this TCP socket sent nothing twice?
+#[inline(always)]
+pub(crate) fn tcp_never_repeated(sk: u64) -> bool {
+    member::<u32>(sk, offsets().tcp_total_retrans()) == Some(0)
+}
+
+/// Has nobody closed or shut down this socket? An application that closes it does so before its state changes; the kernel
+/// that gives a connection up, after.
+#[inline(always)]
+pub(crate) fn sk_is_in_use(sk: u64) -> bool {
+    member::<u8>(sk, offsets().sk_shutdown()) == Some(0)
 }
 
 /// `sock.__sk_common.skc_state`.

@@ -10,6 +10,7 @@ use conntrack_common::{
     RING_BYTES, RefusalToken, SourceKey, SourceWindow, TableCounters,
     directory::{DIRECTORY_PLACES, DirectoryEntry},
     place::{AUDIT_WORDS, Bucket},
+    token::PRESSED_WORDS,
     turn::TURNS as TURN_WORDS,
 };
 
@@ -98,10 +99,10 @@ pub(crate) static EVICTIONS: LruHashMap<FlowKey, EvictionToken> = LruHashMap::wi
 #[map]
 pub(crate) static REFUSALS: LruHashMap<FlowKey, RefusalToken> = LruHashMap::with_max_entries(65_536, 0);
 
-/// When the last token of `REFUSALS` was left, `CLOCK_MONOTONIC` nanoseconds; 0: none that matters any more, so
-/// that what happens to other connections costs next to nothing. Mapped by the daemon.
+/// When the last token of `REFUSALS` was left, and the last of an eviction, `CLOCK_MONOTONIC` nanoseconds; 0: none that
+/// matters any more, so that what happens to other connections costs next to nothing. Mapped by the daemon.
 #[map]
-pub(crate) static PRESSED: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+pub(crate) static PRESSED: Array<u64> = Array::with_max_entries(PRESSED_WORDS, BPF_F_MMAPABLE);
 
 /// What a kprobe saw at entry, for the kretprobe, by a hash of the stack pointer at return.
 #[map]
@@ -220,6 +221,7 @@ fields!(
     ct_reply,
     ct_status,
     ct_timeout,
+    ct_tcp_state,
     ct_net,
     net_inum,
     skb_nfct,
@@ -242,6 +244,8 @@ fields!(
     sk_v6_rcv_saddr,
     sk_protocol,
     sk_err,
+    sk_shutdown,
+    tcp_total_retrans,
     sk_sport,
     sk_cgrp_data,
     cgroup_kn,

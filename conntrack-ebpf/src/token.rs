@@ -12,8 +12,8 @@ use conntrack_common::{
     Event, EventKind, EvictionToken, FlowKey, RefusalToken, Tuple,
     event::{FLAG_DATAGRAM, FLAG_LOOKUP, FLAG_NAT, FLAG_REPEATED, FLAG_REPLY, FLAG_SAME_FLOW},
     token::{
-        DNS_PORT, INVALID_WINDOW_NS, LOOKUP_WINDOW_NS, RETRANSMIT_NS, STALL_WINDOW_NS, TOKEN_LET_IN,
-        TOKEN_STALLED,
+        DNS_PORT, INVALID_WINDOW_NS, LOOKUP_WINDOW_NS, PRESSED_BY_EVICTION, PRESSED_BY_REFUSAL,
+        RETRANSMIT_NS, STALL_WINDOW_NS, TOKEN_LET_IN, TOKEN_STALLED,
     },
 };
 
@@ -30,8 +30,17 @@ pub(crate) fn evicted(ct: u64, kind: u32, netns: u32) {
     let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) else { return };
     // SAFETY: no arguments.
     let ktime_ns = unsafe { bpf_ktime_get_ns() };
-    let token =
-        EvictionToken { ktime_ns, kind, netns, status: kernel::ct_status(ct), matched: 0, orig, reply };
+    let token = EvictionToken {
+        ktime_ns,
+        kind,
+        netns,
+        status: kernel::ct_status(ct),
+        matched: 0,
+        ct: 0,
+        orig,
+        reply,
+    };
+    press(PRESSED_BY_EVICTION, ktime_ns);
     let _: Result<(), i32> = EVICTIONS.insert(orig.flow_key(), &token, BPF_ANY.into());
     let _: Result<(), i32> = EVICTIONS.insert(reply.flow_key(), &token, BPF_ANY.into());
 }
@@ -54,6 +63,7 @@ pub(crate) fn invalid(skb: u64, ct: u64) {
         netns: kernel::ct_netns(ct),
         status,
         matched: 0,
+        ct,
         orig,
         reply,
     };
@@ -70,6 +80,11 @@ pub(crate) fn of_eviction(event: &mut Event) -> bool {
     let invalid = token.kind == EventKind::Invalid as u32;
     let window = if invalid { INVALID_WINDOW_NS } else { control().reset_window_ns };
     if event.ktime_ns.wrapping_sub(token.ktime_ns) > window {
+        return false;
+    }
+    // What answers a packet that went on untranslated finds no entry to go through. One that went through it, or that
+    // came when it was deleted, has another cause.
+    if token.kind == EventKind::Invalid as u32 && !kernel::ct_is_open(token.ct, &token.orig) {
         return false;
     }
     event.reply = token.orig;
@@ -106,8 +121,21 @@ fn mark(key: FlowKey) {
 /// Is there a token of a refusal that may still matter?
 #[inline(always)]
 pub(crate) fn pressed() -> bool {
+    pressed_by(PRESSED_BY_REFUSAL)
+}
+
+#[inline(always)]
+fn pressed_by(word: u32) -> bool {
     // SAFETY: a live value of an array.
-    PRESSED.get_ptr(0).is_some_and(|last| unsafe { core::ptr::read_volatile(last) } != 0)
+    PRESSED.get_ptr(word).is_some_and(|last| unsafe { core::ptr::read_volatile(last) } != 0)
+}
+
+#[inline(always)]
+fn press(word: u32, now: u64) {
+    if let Some(last) = PRESSED.get_ptr_mut(word) {
+        // SAFETY: a live value of an array; whichever processor writes last, it is of now.
+        unsafe { core::ptr::write_volatile(last, now) };
+    }
 }
 
 /// Leaves or renews the token of a packet that was refused, or lost an insert race. A datagram's loss is an outcome by
@@ -118,10 +146,7 @@ pub(crate) fn refused(event: &mut Event) {
         return;
     }
     let now = event.ktime_ns;
-    if let Some(last) = PRESSED.get_ptr_mut(0) {
-        // SAFETY: a live value of an array; whichever processor writes last, it is of now.
-        unsafe { core::ptr::write_volatile(last, now) };
-    }
+    press(PRESSED_BY_REFUSAL, now);
     let key = event.orig.flow_key();
     let Some(token) = REFUSALS.get_ptr_mut(key) else {
         let token = RefusalToken {
@@ -168,12 +193,42 @@ fn datagram_lost(event: &mut Event) {
     }
 }
 
-/// The table has made an entry: what was refused of its flow before is made good.
+/// The table has made an entry: what was refused of its flow before is made good, and so is its eviction.
 #[inline(always)]
 pub(crate) fn let_in(ct: u64) {
     if pressed() {
         made_good(ct);
     }
+    if pressed_by(PRESSED_BY_EVICTION) {
+        made_anew(ct);
+    }
+}
+
+/// The very entry that was evicted, translated as it was (if it was not, made by either end): its packets arrive as
+/// before, and if it is reset one day, it is for another reason.
+#[inline(never)]
+fn made_anew(ct: u64) {
+    let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) else { return };
+    let key = orig.flow_key();
+    let Some(token) = EVICTIONS.get_ptr(key) else { return };
+    // SAFETY: a live map value.
+    let token = unsafe { &*token };
+    if token.ct != 0 || token.netns != kernel::ct_netns(ct) {
+        return;
+    }
+    let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) else { return };
+    let is_same = token.orig == orig && token.reply == reply;
+    if !is_same && (token.orig != reply || token.reply != orig) {
+        return;
+    }
+    let _: Result<(), i32> = EVICTIONS.remove(key);
+    forget(&reply);
+}
+
+/// Has a frame of its own: a key is forty bytes.
+#[inline(never)]
+fn forget(reply: &Tuple) {
+    let _: Result<(), i32> = EVICTIONS.remove(reply.flow_key());
 }
 
 #[inline(never)]

@@ -1,4 +1,4 @@
-//! `run` and `demo`: the daemon on this host, and in a guest.
+//! `run`, `demo` and `lab`: the daemon on this host, and in a guest.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use crate::guest::vm::VmRequest;
+use crate::suites::LAB;
 use crate::{build, cli, proc, setup};
 
 /// Sets up what is missing, builds the daemon, and becomes it; through sudo unless root.
@@ -37,4 +38,17 @@ pub(crate) fn demo(kernel: &str, yes: bool) -> Result<ExitCode> {
     setup::ensure(true, yes)?;
     let timeout = Duration::from_secs(600);
     cli::boot(&VmRequest { timeout, ..VmRequest::new(kernel, &["conntrack-guest", "demo"]) })
+}
+
+/// Holds the daemon's word on many connections against the truth, in a guest.
+///
+/// # Errors
+/// When setting up is refused or the guest cannot be had.
+pub(crate) fn lab(kernel: &str, seed: u64, size: u32, yes: bool) -> Result<ExitCode> {
+    setup::ensure(true, yes)?;
+    let (seed, size_text) = (seed.to_string(), size.to_string());
+    let command = ["conntrack-guest", LAB, "--seed", &seed, "--size", &size_text];
+    // A round of some hundred cases takes ten seconds or so, on a slow machine several times that.
+    let timeout = Duration::from_secs(600 + u64::from(size) / 3);
+    cli::boot(&VmRequest { timeout, ..VmRequest::new(kernel, &command) })
 }

@@ -7,7 +7,7 @@
 //! | `kernel` | which kernels there are, and getting one |
 //! | `guest` | a guest's root, and running a command in it |
 //! | `setup` | what a machine needs, and installing it |
-//! | `daemon` | `run` and `demo` |
+//! | `daemon` | `run`, `demo` and `lab` |
 //! | `bare` | the README's commands on a fresh Debian |
 //! | `cluster` | discovery of pods against a real kube-apiserver |
 //! | `bench` | what the probes cost, and the page that says so |

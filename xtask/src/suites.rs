@@ -50,6 +50,9 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("invalid", &["invalid"], SMOKE),
     suite("ordinary", &["ordinary", "--size", "5000"], FULL),
     suite("ordinary of 100,000", &["ordinary", "--size", "100000"], MATRIX_ONLY).within(1_500),
+    suite(LAB, &[LAB], FULL),
+    suite("lab by kprobe", &[LAB, "--mechanism", "kprobe"], MATRIX_ONLY),
+    suite("lab of 3,000", &[LAB, "--size", "3000", "--seed", "2"], MATRIX_ONLY).within(1_800),
     suite("broken by kprobe", &["broken", "--mechanism", "kprobe"], FULL),
     suite("culprit by kprobe", &["culprit", "--mechanism", "kprobe"], MATRIX_ONLY),
     suite("many", &["many", "--size", "150"], MATRIX_ONLY),
@@ -78,6 +81,9 @@ pub(crate) const SUITES: &[Suite] = &[
 
 /// The suite whose figures say what attached: docs/kernels.md is made from them.
 pub(crate) const ATTACH: &str = "attach";
+
+/// The suite that `cargo xtask lab` runs.
+pub(crate) const LAB: &str = "lab";
 
 /// The kernel that `test` runs everything on.
 const FULL: &[&str] = &["6.12"];

@@ -28,8 +28,6 @@ const CONFIRM: u64 = 3;
 const CLASH: u64 = 4;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
-/// `IPS_DYING`.
-const IPS_DYING: u32 = 1 << 9;
 
 #[kprobe]
 fn confirm_enter(ctx: ProbeContext) -> u32 {
@@ -189,7 +187,7 @@ fn failed(turn: Turn, skb: u64, ct: u64, position: impl FnOnce() -> u64) {
         let _: Result<(), i32> = CLASH_MARKS.remove(skb);
         return; // counted when it clashed
     }
-    let dying = kernel::ct_status(ct) & IPS_DYING != 0;
+    let dying = kernel::ct_status(ct) & kernel::IPS_DYING != 0;
     bump(slot(ct_netns(ct)), if dying { Counter::Dying } else { Counter::ChainTooLong });
 }
 

@@ -12,7 +12,7 @@ use conntrack_common::{
 
 use crate::{
     emit::{self, Fate},
-    kernel::{sk_netns, sk_state, sk_tuple, sk_tuple_closed, tcp_error},
+    kernel::{sk_is_in_use, sk_netns, sk_state, sk_tuple, sk_tuple_closed, tcp_error, tcp_never_repeated},
     table::{bump, slot},
     token,
 };
@@ -29,7 +29,7 @@ fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
     let (before, after) = (ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
     match (before, after) {
         (TCP_SYN_SENT, TCP_CLOSE) => ended(ctx.arg(0)),
-        (TCP_SYN_SENT | TCP_SYN_RECV, TCP_ESTABLISHED) if token::pressed() => connected(ctx.arg(0)),
+        (TCP_SYN_SENT | TCP_SYN_RECV, TCP_ESTABLISHED) if token::pressed() => connected(ctx.arg(0), before),
         _ => {}
     }
     0
@@ -69,8 +69,8 @@ fn given_up(sk: u64) {
         return;
     }
     bump(slot, Counter::ConnectsRefused);
-    // Read again: see `token`.
-    if tcp_error(sk) == Some(ETIMEDOUT) {
+    // Read again: see `token`. An application that asks for the error at this moment has taken it already.
+    if tcp_error(sk) == Some(ETIMEDOUT) || sk_is_in_use(sk) {
         event.flags |= FLAG_BY_KERNEL;
     }
     emit::with_cgroup(&mut event, sk);
@@ -89,12 +89,17 @@ fn answered(sk: u64) {
 
 /// Either end tells, whichever is first. Functions of their own, or their events would share a stack.
 #[inline(never)]
-fn connected(sk: u64) {
+fn connected(sk: u64, before: u32) {
     let netns = sk_netns(sk);
     let mut event = emit::event(EventKind::ConnectedLate, netns);
     let Some(tuple) = sk_tuple(sk) else { return };
     event.orig = tuple;
     if !token::of_attempt(&mut event, true) {
+        return;
+    }
+    // It has lost no SYN: what was refused was the last of an earlier attempt from the same port, under way when that was
+    // given up.
+    if before == TCP_SYN_SENT && tcp_never_repeated(sk) {
         return;
     }
     if event.flags & FLAG_SAME_FLOW != 0 {

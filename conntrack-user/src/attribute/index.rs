@@ -146,7 +146,7 @@ impl OwnerIndex {
 
     /// The host's devices whose other end is in a pod or container.
     pub fn tenant_devices(&self) -> impl Iterator<Item = (u32, &Owner)> {
-        let owner = |peer| self.namespaces.get(peer).filter(|owner| is_tenant(owner));
+        let owner = |peer| self.namespaces.get(peer).filter(|owner| owner.is_tenant());
         self.peers.iter().filter_map(move |(ifindex, peer)| Some((*ifindex, owner(peer)?)))
     }
 
@@ -189,7 +189,7 @@ impl OwnerIndex {
 
     /// The table is a pod's or a container's own.
     fn by_namespace(&self, netns: u32) -> Option<Owner> {
-        self.namespaces.get(&netns).filter(|owner| is_tenant(owner)).cloned()
+        self.namespaces.get(&netns).filter(|owner| owner.is_tenant()).cloned()
     }
 
     /// The packet came in by a veth whose other end is in a pod. For what the host itself sends, the packet's
@@ -206,7 +206,7 @@ impl OwnerIndex {
 
     fn by_tenant_address(&self, address: IpAddr) -> Option<Owner> {
         match self.addresses.place(address) {
-            Place::Local(owner) if is_tenant(owner) => Some(owner.clone()),
+            Place::Local(owner) if owner.is_tenant() => Some(owner.clone()),
             _ => None,
         }
     }
@@ -234,11 +234,6 @@ impl OwnerIndex {
         let asked = query.orig.map(|flow| flow.dst);
         self.by_tenant_address(answering.or(asked)?)
     }
-}
-
-/// Someone who is on this node but is not the node.
-fn is_tenant(owner: &Owner) -> bool {
-    matches!(owner, Owner::Pod { .. } | Owner::Cgroup { .. })
 }
 
 impl fmt::Debug for OwnerIndex {

@@ -28,6 +28,14 @@ pub enum Owner {
     Unknown,
 }
 
+impl Owner {
+    /// Someone who is on this node but is not the node.
+    #[must_use]
+    pub const fn is_tenant(&self) -> bool {
+        matches!(self, Self::Pod { .. } | Self::Cgroup { .. })
+    }
+}
+
 /// What proved the owner; in the order in which it is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

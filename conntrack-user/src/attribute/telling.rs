@@ -56,7 +56,7 @@ pub fn telling(
         }
         let need = if nobodys && unused { Need::Perhaps } else { Need::Now };
         let whole = index.owner_of_netns(netns);
-        if is_tenant(&whole) {
+        if whole.is_tenant() {
             told.extend(account(netns, &whole, need).map(|whole| (table_key(netns), value(whole, 0))));
             continue;
         }
@@ -97,13 +97,9 @@ fn value(account: u32, flags: u64) -> u64 {
 fn flags(owner: &Owner) -> u64 {
     match owner {
         Owner::Host => OWNER_SELF,
-        owner if is_tenant(owner) => OWNER_TENANT,
+        owner if owner.is_tenant() => OWNER_TENANT,
         _ => 0,
     }
-}
-
-fn is_tenant(owner: &Owner) -> bool {
-    matches!(owner, Owner::Pod { .. } | Owner::Cgroup { .. })
 }
 
 fn key_of(netns: u32, address: IpAddr) -> DirectoryKey {

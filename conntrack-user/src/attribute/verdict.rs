@@ -111,7 +111,8 @@ pub fn judge(kind: EventKind, token: Option<EventKind>, flags: u32) -> Option<Ve
 /// reset *sent* on an untranslated flow can as well be a server that closed with data unread.
 ///
 /// An INVALID packet of a translated entry goes on as it came: who answers that very packet with a reset got it
-/// untranslated. Received, the reset may have come of something else, if it was not seen to be sent.
+/// untranslated. Received, the reset may have come of something else, if it was not seen to be sent. Either is told only
+/// while the entry is there and no reset has gone through it.
 fn of_reset(
     kind: EventKind,
     token: EventKind,

@@ -48,6 +48,19 @@ impl Daemon {
             }
             found.responder = held.owner(event.responder).or(found.responder);
         }
+        let token = token_evidence(event);
+        // Who got a reset may be whoever the connection was with, and who sent it the node, in the place of a connection
+        // that it had translated: the one who had made that was hurt.
+        if kind.is_reset()
+            && !found.owner.is_tenant()
+            && let Some(token) = &token
+        {
+            let made =
+                owners.resolve(&Query { netns: token.netns, orig: token.orig.as_ref(), ..Query::default() });
+            if made.owner.is_tenant() {
+                (found.owner, found.evidence) = (made.owner, made.evidence);
+            }
+        }
         let device = query
             .ifindex
             .and_then(|ifindex| owners.index.as_ref()?.device(event.netns, ifindex).map(str::to_owned));
@@ -55,7 +68,6 @@ impl Daemon {
             services
                 .addressed(flow, |address| owners.index.as_ref().is_some_and(|index| index.is_hosts(address)))
         });
-        let token = token_evidence(event);
         let table = token.as_ref().map_or(event.netns, |token| token.netns);
         let host = owners.host == Some(table);
         let token_kind = EventKind::from_raw(event.token_kind);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::programs::{KProbe, Program, RawTracePoint};
 use conntrack_common::Control;
-use conntrack_common::token::STALL_WINDOW_NS;
+use conntrack_common::token::{PRESSED_BY_EVICTION, PRESSED_BY_REFUSAL, STALL_WINDOW_NS};
 
 use super::fentry::{Facts, Fentry};
 use super::info;
@@ -63,7 +63,7 @@ impl Probes {
     }
 
     /// Tells the probes how long a connection attempt may go on, and how long after its eviction an entry would have
-    /// lived; and, when no refusal is so young that something can still come of it, that none is. `now` is
+    /// lived; and, when no refusal or eviction is so young that something can still come of it, that none is. `now` is
     /// `CLOCK_MONOTONIC`.
     pub fn windows(&mut self, connect: Duration, reset: Duration, now: Duration) {
         let [connect_window_ns, reset_window_ns] =
@@ -71,11 +71,13 @@ impl Probes {
         if (self.said.connect_window_ns, self.said.reset_window_ns) != (connect_window_ns, reset_window_ns) {
             self.say(Control { connect_window_ns, reset_window_ns, ..self.said });
         }
-        let last = self.pressed.word(0);
         let longest = connect.max(Duration::from_nanos(STALL_WINDOW_NS));
-        if last != 0 && now.saturating_sub(Duration::from_nanos(last)) > longest {
-            // Unless another came meanwhile.
-            self.pressed.exchange(0, last, 0);
+        for (word, longest) in [(PRESSED_BY_REFUSAL, longest), (PRESSED_BY_EVICTION, reset)] {
+            let last = self.pressed.word(word as usize);
+            if last != 0 && now.saturating_sub(Duration::from_nanos(last)) > longest {
+                // Unless another came meanwhile.
+                self.pressed.exchange(word as usize, last, 0);
+            }
         }
     }
 

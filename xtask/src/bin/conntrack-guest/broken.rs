@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::daemon::{DEADLINE, Daemon, value};
-use crate::lab::attempt::{Attempt, Fate, fates};
+use crate::lab::attempt::{self, Attempt, Fate, fates};
 use crate::lab::books::{figure, tell_missed_runs};
 use crate::lab::connect;
 use crate::lab::kernel::{self, Statistics};
@@ -148,17 +147,10 @@ fn established(count: usize) -> anyhow::Result<Vec<TcpStream>> {
 /// How many of these have had all that they sent acknowledged.
 fn delivered(open: &[TcpStream]) -> anyhow::Result<usize> {
     let until = Instant::now() + DEADLINE;
-    let unsent = |stream: &TcpStream| -> anyhow::Result<i32> {
-        let mut bytes = 0;
-        // SAFETY: SIOCOUTQ writes one int.
-        let done = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-        ensure!(done == 0, "SIOCOUTQ: {}", std::io::Error::last_os_error());
-        Ok(bytes)
-    };
     loop {
         let mut all = 0;
         for stream in open {
-            all += usize::from(unsent(stream)? == 0);
+            all += usize::from(attempt::unacknowledged(stream)? == 0);
         }
         if all == open.len() || Instant::now() > until {
             return Ok(all);

@@ -18,6 +18,7 @@ mod forwarded;
 mod gc;
 mod invalid;
 mod lab;
+mod laboratory;
 mod many;
 mod options;
 mod ordinary;
@@ -67,6 +68,7 @@ const COMMANDS: &[Command] = &[
     ("broken", broken::test),
     ("invalid", invalid::test),
     ("ordinary", ordinary::test),
+    ("lab", laboratory::test),
     ("many", many::test),
     ("preempted", preempted::test),
     ("preempted-crowd", preempted::crowd),
@@ -79,7 +81,10 @@ fn main() -> ExitCode {
     let command = COMMANDS.iter().find(|(name, _)| Some(*name) == args.first().map(String::as_str));
     let Some((_, run)) = command else {
         let names: Vec<_> = COMMANDS.iter().map(|(name, _)| *name).collect();
-        eprintln!("usage: conntrack-guest {} [--mechanism fentry|kprobe|mixed] [--size N]", names.join("|"));
+        eprintln!(
+            "usage: conntrack-guest {} [--mechanism fentry|kprobe|mixed] [--size N] [--seed N]",
+            names.join("|")
+        );
         return ExitCode::FAILURE;
     };
     match options::take(&args[1..]).and_then(|()| run()) {

@@ -1,4 +1,4 @@
-//! What follows a command: `--mechanism M` and `--size N`.
+//! What follows a command: `--mechanism M`, `--size N` and `--seed N`.
 
 use std::sync::OnceLock;
 
@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use crate::daemon;
 
 static SIZE: OnceLock<u64> = OnceLock::new();
+static SEED: OnceLock<u64> = OnceLock::new();
 
 /// Takes them.
 ///
@@ -20,6 +21,10 @@ pub(crate) fn take(args: &[String]) -> anyhow::Result<()> {
                 let size = size.parse().with_context(|| format!("--size {size}"))?;
                 SIZE.get_or_init(|| size);
             }
+            [flag, seed] if flag == "--seed" => {
+                let seed = seed.parse().with_context(|| format!("--seed {seed}"))?;
+                SEED.get_or_init(|| seed);
+            }
             _ => bail!("not understood: {pair:?}"),
         }
     }
@@ -29,4 +34,9 @@ pub(crate) fn take(args: &[String]) -> anyhow::Result<()> {
 /// How large the test is to be: what was asked for, else this.
 pub(crate) fn size_or(usual: u64) -> u64 {
     SIZE.get().copied().unwrap_or(usual)
+}
+
+/// What is drawn is drawn from this: what was asked for, else 1.
+pub(crate) fn seed() -> u64 {
+    SEED.get().copied().unwrap_or(1)
 }

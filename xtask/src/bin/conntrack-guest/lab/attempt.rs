@@ -1,9 +1,10 @@
 //! TCP connection attempts under way, and what the kernel says became of them.
 
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::socket_option;
@@ -30,17 +31,42 @@ impl Attempt {
     /// # Errors
     /// When there can be no socket, or the attempt fails at once.
     pub(crate) fn begin(to: SocketAddr, retries: Option<i32>) -> anyhow::Result<Self> {
+        Self::begin_from(None, to, retries)
+    }
+
+    /// The same, from this address and port.
+    ///
+    /// # Errors
+    /// As [`Attempt::begin`].
+    pub(crate) fn begin_from(
+        from: Option<SocketAddr>,
+        to: SocketAddr,
+        retries: Option<i32>,
+    ) -> anyhow::Result<Self> {
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(family, SocketType::STREAM, flags, None)?;
         if let Some(retries) = retries {
             socket_option::set(&socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, retries)?;
         }
+        if let Some(from) = from {
+            rustix::net::bind(&socket, &from).with_context(|| format!("cannot bind to {from}"))?;
+        }
         match rustix::net::connect(&socket, &to) {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
             Err(error) => return Err(error).context("connect"),
         }
         Ok(Self(socket.into()))
+    }
+
+    /// Its socket.
+    pub(crate) const fn stream(&self) -> &TcpStream {
+        &self.0
+    }
+
+    /// Its socket, when it is connected.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.0
     }
 
     /// What has become of it so far.
@@ -78,4 +104,16 @@ pub(crate) fn fates(attempts: &[Attempt], deadline: Duration) -> anyhow::Result<
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Bytes sent and not acknowledged.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn unacknowledged(stream: &TcpStream) -> anyhow::Result<i32> {
+    let mut bytes = 0;
+    // SAFETY: SIOCOUTQ writes one int.
+    let done = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    ensure!(done == 0, "SIOCOUTQ: {}", std::io::Error::last_os_error());
+    Ok(bytes)
 }

@@ -2,11 +2,14 @@
 //! <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nfnetlink_queue.h>
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, bind, recv, send, socket};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+};
 
 const SUBSYSTEM: u16 = 3 << 8;
 const PACKET: u16 = SUBSYSTEM;
@@ -25,20 +28,33 @@ const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const ERROR: u16 = 2;
 const HEADERS: usize = 16 + 4;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Queue 0 of the calling thread's namespace.
 #[derive(Debug)]
 pub(crate) struct Queue(OwnedFd);
 
 impl Queue {
-    /// Takes hold of it.
+    /// Takes hold of it, as soon as nobody else does: a program that was started while another held it has that one's
+    /// socket for a moment.
     ///
     /// # Errors
     /// When the kernel has no such queues, or refuses.
     pub(crate) fn open() -> anyhow::Result<Self> {
-        let socket = socket(AddressFamily::NETLINK, SocketType::RAW, Some(NETFILTER))?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match Self::take() {
+                Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+                taken => return taken,
+            }
+        }
+    }
+
+    fn take() -> anyhow::Result<Self> {
+        let socket =
+            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(NETFILTER))?;
         bind(&socket, &SocketAddrNetlink::new(0, 0))?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(std::time::Duration::from_secs(10)))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
         let queue = Self(socket);
         for (kind, value) in [(CFG_CMD, &BIND[..]), (CFG_PARAMS, &META)] {
             send(&queue.0, &message(CONFIG, REQUEST | ACK, kind, value), SendFlags::empty())?;
@@ -72,16 +88,18 @@ impl Queue {
         Ok(buffer)
     }
 
+    /// Packets that come meanwhile stay in the queue.
     fn acknowledged(&self) -> anyhow::Result<()> {
-        let bytes = self.receive()?;
-        for (kind, body) in messages(&bytes) {
-            if kind == ERROR {
-                let error = body.first_chunk().map(|code| i32::from_ne_bytes(*code));
-                ensure!(error == Some(0), "the queue was refused: {error:?}");
-                return Ok(());
+        loop {
+            let bytes = self.receive().context("no answer from nfnetlink_queue")?;
+            for (kind, body) in messages(&bytes) {
+                if kind == ERROR {
+                    let error = body.first_chunk().map(|code| i32::from_ne_bytes(*code));
+                    ensure!(error == Some(0), "the queue was refused: {error:?}");
+                    return Ok(());
+                }
             }
         }
-        bail!("no answer from nfnetlink_queue")
     }
 }
 
