@@ -87,6 +87,15 @@ pub(crate) fn of_eviction(event: &mut Event) -> bool {
     if token.kind == EventKind::Invalid as u32 && !kernel::ct_is_open(token.ct, &token.orig) {
         return false;
     }
+    // A packet that had been translated and left before the entry went is answered as it would have been anyway.
+    if event.kind == EventKind::ResetSent as u32
+        && !invalid
+        && token.status & IPS_NAT_MASK != 0
+        && event.orig.sport == token.reply.dport
+        && event.orig.saddr == token.reply.daddr
+    {
+        return false;
+    }
     event.reply = token.orig;
     event.status = token.status;
     event.token_netns = token.netns;
