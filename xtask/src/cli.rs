@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::guest::extra::{CONTAINERS, HAPROXY};
 use crate::guest::vm::{self, End, VmRequest};
 use crate::kernel::obtain::NotObtainable;
 use crate::setup::{self, Refused};
@@ -146,6 +147,9 @@ struct VmArgs {
     /// With podman and runc in the guest.
     #[arg(long)]
     containers: bool,
+    /// With HAProxy in the guest.
+    #[arg(long)]
+    haproxy: bool,
     /// The guest's memory.
     #[arg(long, visible_alias = "memory", value_name = "M", default_value = "1G")]
     mem: String,
@@ -216,7 +220,10 @@ fn run_vm(args: VmArgs) -> Result<ExitCode> {
         kernel: args.kernel,
         command: args.command,
         add: args.add,
-        containers: args.containers,
+        extras: [(args.containers, &CONTAINERS), (args.haproxy, &HAPROXY)]
+            .into_iter()
+            .filter_map(|(wanted, extra)| wanted.then_some(extra))
+            .collect(),
         memory: args.mem,
         cpus: args.smp,
         icount: args.icount,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::guest::extra::{CONTAINERS, Extra, HAPROXY};
 use crate::guest::vm::{self, End, VmRequest};
 use crate::report::{self, Row};
 
@@ -17,8 +18,8 @@ pub(crate) struct Suite {
     pub(crate) test_on: &'static [&'static str],
     /// How long it may take.
     pub(crate) timeout: Duration,
-    /// Needs podman and runc.
-    pub(crate) containers: bool,
+    /// What it needs beside the base.
+    pub(crate) extra: Option<&'static Extra>,
 }
 
 /// Every guest test. A new one is a new row.
@@ -32,8 +33,8 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("owners", &["owners"], FULL),
     suite("whose", &["whose"], FULL),
     suite("whose by kprobe", &["whose", "--mechanism", "kprobe"], MATRIX_ONLY),
-    suite("containers", &["containers"], FULL).with_containers(),
-    suite("containers by kprobe", &["containers", "--mechanism", "kprobe"], MATRIX_ONLY).with_containers(),
+    suite("containers", &["containers"], FULL).with(&CONTAINERS),
+    suite("containers by kprobe", &["containers", "--mechanism", "kprobe"], MATRIX_ONLY).with(&CONTAINERS),
     suite("audited", &["audited"], FULL),
     suite("balance", &["balance"], MATRIX_ONLY),
     suite("balance by kprobe", &["balance", "--mechanism", "kprobe"], MATRIX_ONLY),
@@ -53,6 +54,7 @@ pub(crate) const SUITES: &[Suite] = &[
     suite(LAB, &[LAB], FULL),
     suite("lab by kprobe", &[LAB, "--mechanism", "kprobe"], MATRIX_ONLY),
     suite("lab of 3,000", &[LAB, "--size", "3000", "--seed", "2"], MATRIX_ONLY).within(1_800),
+    suite("incident", &["incident"], FULL).with(&HAPROXY),
     suite("broken by kprobe", &["broken", "--mechanism", "kprobe"], FULL),
     suite("culprit by kprobe", &["culprit", "--mechanism", "kprobe"], MATRIX_ONLY),
     suite("many", &["many", "--size", "150"], MATRIX_ONLY),
@@ -94,7 +96,7 @@ const SMOKE: &[&str] = &["6.12", "5.10", "newest"];
 const MATRIX_ONLY: &[&str] = &[];
 
 const fn suite(name: &'static str, args: &'static [&'static str], test_on: &'static [&'static str]) -> Suite {
-    Suite { name, args, test_on, timeout: Duration::from_secs(600), containers: false }
+    Suite { name, args, test_on, timeout: Duration::from_secs(600), extra: None }
 }
 
 impl Suite {
@@ -104,9 +106,9 @@ impl Suite {
         self
     }
 
-    /// With podman and runc in the guest.
-    const fn with_containers(mut self) -> Self {
-        self.containers = true;
+    /// With this in the guest.
+    const fn with(mut self, extra: &'static Extra) -> Self {
+        self.extra = Some(extra);
         self
     }
 }
@@ -119,7 +121,7 @@ pub(crate) fn run(suite: &Suite, kernel: &str, programs: &[PathBuf]) -> (Row, Op
     let command = std::iter::once("conntrack-guest").chain(suite.args.iter().copied()).collect::<Vec<_>>();
     let request = VmRequest {
         timeout: suite.timeout,
-        containers: suite.containers,
+        extras: suite.extra.into_iter().collect(),
         ..VmRequest::new(kernel, &command)
     };
     let row = |result, figures, seconds| Row {

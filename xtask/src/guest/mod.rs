@@ -1,8 +1,8 @@
 //! Guests: what they boot with, and running a command in one.
 
 pub(crate) mod base;
-pub(crate) mod containers;
 pub(crate) mod cpio;
+pub(crate) mod extra;
 pub(crate) mod libraries;
 pub(crate) mod modules;
 pub(crate) mod vm;

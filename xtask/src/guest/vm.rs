@@ -13,7 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::cpio::Archive;
-use super::{base, containers, libraries};
+use super::extra::{self, Extra};
+use super::{base, libraries};
 use crate::kernel::obtain::{self, Obtained};
 use crate::{cache, proc};
 
@@ -26,8 +27,8 @@ pub(crate) struct VmRequest {
     pub(crate) command: Vec<String>,
     /// Files to put into /usr/local/bin, with the shared libraries they need.
     pub(crate) add: Vec<PathBuf>,
-    /// With podman and runc.
-    pub(crate) containers: bool,
+    /// What it gets beside the base.
+    pub(crate) extras: Vec<&'static Extra>,
     /// Memory, as qemu spells it.
     pub(crate) memory: String,
     /// Processors.
@@ -47,7 +48,7 @@ impl VmRequest {
             kernel: kernel.to_owned(),
             command: command.iter().map(|&word| word.to_owned()).collect(),
             add: Vec::new(),
-            containers: false,
+            extras: Vec::new(),
             memory: "1G".to_owned(),
             cpus: 2,
             icount: false,
@@ -110,8 +111,8 @@ impl Outcome {
 pub(crate) fn run(request: &VmRequest, programs: &[PathBuf]) -> Result<Outcome> {
     let kernel = obtain::obtain(&request.kernel)?;
     let mut layers = vec![base::archive(&kernel)?];
-    if request.containers {
-        layers.push(containers::layer()?);
+    for extra in &request.extras {
+        layers.push(extra::layer(extra)?);
     }
     let work = WorkFolder::new()?;
     let nonce = nonce()?;

@@ -11,6 +11,8 @@ const LOG: &str = "/tmp/conntrack-pressure.log";
 const HELD: u64 = 1_000;
 const LOOKUPS: u64 = 300;
 const DNS: u16 = 53;
+const EPISODE: &str = "\"event\":\"episode\"";
+const REFUSED: &str = "\"event\":\"refused\"";
 
 pub(crate) fn demo() -> anyhow::Result<()> {
     let node = Node::build()?;
@@ -36,11 +38,12 @@ pub(crate) fn demo() -> anyhow::Result<()> {
     let victim = "conntrack_owner_drops_total{table=\"host\",owner=\"pod\",namespace=\"shop\",pod=\"checkout\",cgroup=\"\"}";
     let page = daemon.until("the refusals", |page| value(page, victim) >= Some(refused as f64))?;
     settled(&mut daemon, victim, page)?;
-    let page = daemon.page()?;
+    let log = || std::fs::read_to_string(LOG).unwrap_or_default();
+    let page = daemon.until("the episode to be told", |_| log().contains(EPISODE))?;
 
-    println!("Log events:");
-    for line in std::fs::read_to_string(LOG)?.lines().filter(|l| l.contains("\"refused\"")).take(2) {
-        println!("{line}");
+    println!("Log events: what is going on, and one refusal of many:");
+    for kind in [EPISODE, REFUSED] {
+        log().lines().filter(|line| line.contains(kind)).take(1).for_each(|line| println!("{line}"));
     }
     println!("\nMetrics:");
     for name in [

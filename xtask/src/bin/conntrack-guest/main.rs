@@ -16,6 +16,7 @@ mod events;
 mod evictions;
 mod forwarded;
 mod gc;
+mod incident;
 mod invalid;
 mod lab;
 mod laboratory;
@@ -68,6 +69,7 @@ const COMMANDS: &[Command] = &[
     ("broken", broken::test),
     ("invalid", invalid::test),
     ("ordinary", ordinary::test),
+    ("incident", incident::test),
     ("lab", laboratory::test),
     ("many", many::test),
     ("preempted", preempted::test),
