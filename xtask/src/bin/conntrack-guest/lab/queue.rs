@@ -11,6 +11,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
 };
 
+use super::socket_option;
+
 const SUBSYSTEM: u16 = 3 << 8;
 const PACKET: u16 = SUBSYSTEM;
 const CONFIG: u16 = SUBSYSTEM | 2;
@@ -29,6 +31,8 @@ const ACK: u16 = 4;
 const ERROR: u16 = 2;
 const HEADERS: usize = 16 + 4;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Room for thousands of packets that wait, those too that are repeated meanwhile.
+const BUFFER: i32 = 16 << 20;
 
 /// Queue 0 of the calling thread's namespace.
 #[derive(Debug)]
@@ -55,6 +59,7 @@ impl Queue {
             socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(NETFILTER))?;
         bind(&socket, &SocketAddrNetlink::new(0, 0))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        socket_option::set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER)?;
         let queue = Self(socket);
         for (kind, value) in [(CFG_CMD, &BIND[..]), (CFG_PARAMS, &META)] {
             send(&queue.0, &message(CONFIG, REQUEST | ACK, kind, value), SendFlags::empty())?;

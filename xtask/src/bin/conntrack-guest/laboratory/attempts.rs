@@ -116,7 +116,11 @@ fn step(
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !is_late => {
                 Stage::Hearing(stream)
             }
-            // Whatever the server answered, or did not.
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                case.said.fate = Fate::Failed(error.raw_os_error().unwrap_or(0));
+                Stage::Over
+            }
+            // The server's end, or none.
             _ => Stage::Over,
         },
         Stage::Over => Stage::Over,

@@ -24,6 +24,11 @@ impl Draw {
         (self.next() % bound as u64) as usize
     }
 
+    /// Another that draws on its own.
+    pub(super) const fn split(&mut self) -> Self {
+        Self(self.next())
+    }
+
     /// A time between these, in milliseconds.
     pub(super) const fn between(&mut self, least: u64, most: u64) -> Duration {
         Duration::from_millis(least + self.next() % (most - least + 1))

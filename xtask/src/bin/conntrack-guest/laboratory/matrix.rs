@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use super::case::{Case, Kind};
+use super::case::{Case, Kind, UDP};
 use super::told::{Counted, Told, counted_as};
+use crate::lab::attempt::Fate;
 
 /// Bounds.
 const RECALL: f64 = 0.99;
@@ -19,6 +20,8 @@ const SHOWN: usize = 2;
 #[derive(Debug, Default)]
 pub(super) struct Matrix {
     cells: BTreeMap<String, BTreeMap<String, u64>>,
+    /// What sockets said, by row.
+    sockets: BTreeMap<String, BTreeMap<String, u64>>,
     /// Cases that the table hurt; of those told with confidence, and by counters only.
     hurt: u64,
     found: u64,
@@ -71,6 +74,8 @@ impl Matrix {
 
     fn judge(&mut self, case: &Case, truth: Option<&'static str>, said: &[&Told], missed: &mut Counted) {
         let row = row(case.kind, truth);
+        let said_by_socket = socket(case);
+        *self.sockets.entry(row.clone()).or_default().entry(said_by_socket).or_default() += 1;
         self.otherwise += u64::from(!case.kind.is_control() && truth != Some(case.kind.name()));
         self.hurt += u64::from(truth.is_some());
         if said.is_empty() {
@@ -172,8 +177,12 @@ impl Matrix {
         let mut text = String::from("truth -> told (- is nothing, or unrelated)\n");
         for (row, cells) in &self.cells {
             let all: u64 = cells.values().sum();
-            let cells: Vec<_> = cells.iter().map(|(column, count)| format!("{column}: {count}")).collect();
-            _ = writeln!(text, "{row:<58} {all:>5} -> {}", cells.join(", "));
+            let list = |counts: &BTreeMap<String, u64>| {
+                let counts = counts.iter().map(|(what, count)| format!("{what}: {count}"));
+                counts.collect::<Vec<_>>().join(", ")
+            };
+            let sockets = self.sockets.get(row).map(list).unwrap_or_default();
+            _ = writeln!(text, "{row:<56} {all:>5} -> {} ({sockets})", list(cells));
         }
         _ = writeln!(
             text,
@@ -202,6 +211,19 @@ impl Matrix {
             }
         }
         text
+    }
+}
+
+/// What a case's socket said.
+fn socket(case: &Case) -> String {
+    match case.said.fate {
+        _ if case.proto == UDP => "sent".to_owned(),
+        Fate::Connected => "connected".to_owned(),
+        Fate::UnderWay => "given up".to_owned(),
+        Fate::Failed(libc::ECONNREFUSED) => "ECONNREFUSED".to_owned(),
+        Fate::Failed(libc::ECONNRESET) => "ECONNRESET".to_owned(),
+        Fate::Failed(libc::ETIMEDOUT) => "ETIMEDOUT".to_owned(),
+        Fate::Failed(error) => format!("error {error}"),
     }
 }
 

@@ -3,6 +3,12 @@
 //!
 //! The limit of tables is the whole kernel's, entries count by namespace: so one router is full (the node's own), one
 //! has room, and one evicts, all at once. Each round the node's table is full for some seconds, then the limit is raised.
+//!
+//! A row of the printout is what became of cases, by the truth, or, of look-alikes, what they were begun as; what their
+//! sockets said is behind it. Losses that are none of a table's are made by rules beyond the routers, which lose the first
+//! packet of a kind: so the look-alike is sure to come about. Of resets the daemon counts each connection once, so what it
+//! says of the other end (`repeated`) is left out. A connection that goes on after the table let some of its SYNs in and
+//! refused others, and is then given up, is nobody's case: it is held for nothing, as the daemon does.
 
 mod attempts;
 mod case;
@@ -144,9 +150,8 @@ fn round(
     evicting.fill(limit)?;
     kernel::set_size(limit, None)?;
     let mut pressed = full.press(draw, each, open)?;
-    let mut own = || Draw::new(draw.between(0, u64::MAX - 1).as_millis() as u64);
-    let (races, strikes, deletions, evictions) = (own(), own(), own(), own());
-    let mut controls: Vec<Draw> = roomy.site.pods.iter().map(|_| own()).collect();
+    let (races, mut strikes, deletions, evictions) = (draw.split(), draw.split(), draw.split(), draw.split());
+    let mut controls: Vec<Draw> = roomy.site.pods.iter().map(|_| draw.split()).collect();
     std::thread::scope(|scope| {
         let mut during = Vec::new();
         let mut later = Vec::new();
@@ -160,9 +165,8 @@ fn round(
         }
         later.push(scope.spawn(move || roomy.races(races, each)));
         later.push(scope.spawn(move || {
-            let mut draw = strikes;
-            let mut cases = roomy.strike(&mut draw, Kind::Invalid, each.of_a_kind)?;
-            cases.extend(roomy.strike(&mut draw, Kind::InvalidDropped, each.controls)?);
+            let mut cases = roomy.strike(&mut strikes, Kind::Invalid, each.of_a_kind)?;
+            cases.extend(roomy.strike(&mut strikes, Kind::InvalidDropped, each.controls)?);
             cases.extend(roomy.delete(deletions, each)?);
             Ok(cases)
         }));
