@@ -79,6 +79,15 @@ pub const PRESSED_BY_REFUSAL: u32 = 0;
 /// The word that has the time of the last eviction.
 pub const PRESSED_BY_EVICTION: u32 = 1;
 
+/// Tokens that each of the two maps holds.
+pub const MAX_TOKENS: u32 = 65_536;
+/// Words of the map `TOKENS`, which the daemon maps: how many were left and taken since start.
+pub const TOKEN_WORDS: u32 = 4;
+/// Word of `TOKENS`: left by refusals and races; the next word: taken.
+pub const REFUSALS_LEFT: u32 = 0;
+/// Word of `TOKENS`: left by evictions and INVALID packets; the next word: taken.
+pub const EVICTIONS_LEFT: u32 = 2;
+
 /// Port of the domain name system.
 pub const DNS_PORT: u16 = 53;
 

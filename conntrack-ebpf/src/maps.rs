@@ -10,7 +10,7 @@ use conntrack_common::{
     RING_BYTES, RefusalToken, SourceKey, SourceWindow, TableCounters,
     directory::{DIRECTORY_PLACES, DirectoryEntry},
     place::{AUDIT_WORDS, Bucket},
-    token::PRESSED_WORDS,
+    token::{MAX_TOKENS, PRESSED_WORDS, TOKEN_WORDS},
     turn::TURNS as TURN_WORDS,
 };
 
@@ -93,11 +93,15 @@ pub(crate) static SOURCE_WINDOWS: Array<SourceWindow> = Array::with_max_entries(
 
 /// Flow key of either tuple of an evicted entry → token.
 #[map]
-pub(crate) static EVICTIONS: LruHashMap<FlowKey, EvictionToken> = LruHashMap::with_max_entries(65_536, 0);
+pub(crate) static EVICTIONS: LruHashMap<FlowKey, EvictionToken> = LruHashMap::with_max_entries(MAX_TOKENS, 0);
 
 /// Flow key of what was refused, or lost an insert race → token.
 #[map]
-pub(crate) static REFUSALS: LruHashMap<FlowKey, RefusalToken> = LruHashMap::with_max_entries(65_536, 0);
+pub(crate) static REFUSALS: LruHashMap<FlowKey, RefusalToken> = LruHashMap::with_max_entries(MAX_TOKENS, 0);
+
+/// How many tokens were left and taken: see [`conntrack_common::token::TOKEN_WORDS`]. Mapped by the daemon.
+#[map]
+pub(crate) static TOKENS: Array<u64> = Array::with_max_entries(TOKEN_WORDS, BPF_F_MMAPABLE);
 
 /// When the last token of `REFUSALS` was left, and the last of an eviction, `CLOCK_MONOTONIC` nanoseconds; 0: none that
 /// matters any more, so that what happens to other connections costs next to nothing. Mapped by the daemon.

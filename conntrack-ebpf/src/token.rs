@@ -12,15 +12,28 @@ use conntrack_common::{
     Event, EventKind, EvictionToken, FlowKey, RefusalToken, Tuple,
     event::{FLAG_DATAGRAM, FLAG_LOOKUP, FLAG_NAT, FLAG_REPEATED, FLAG_REPLY, FLAG_SAME_FLOW},
     token::{
-        DNS_PORT, INVALID_WINDOW_NS, LOOKUP_WINDOW_NS, PRESSED_BY_EVICTION, PRESSED_BY_REFUSAL,
-        RETRANSMIT_NS, STALL_WINDOW_NS, TOKEN_LET_IN, TOKEN_STALLED,
+        DNS_PORT, EVICTIONS_LEFT, INVALID_WINDOW_NS, LOOKUP_WINDOW_NS, PRESSED_BY_EVICTION,
+        PRESSED_BY_REFUSAL, REFUSALS_LEFT, RETRANSMIT_NS, STALL_WINDOW_NS, TOKEN_LET_IN, TOKEN_STALLED,
     },
 };
 
 use crate::{
     kernel::{self, IPPROTO_TCP, IPPROTO_UDP, IPS_NAT_MASK},
-    maps::{EVICTIONS, PRESSED, REFUSALS, control, offsets},
+    maps::{EVICTIONS, PRESSED, REFUSALS, TOKENS, control, offsets},
+    table::add_one,
 };
+
+/// Counts a token that was left, or taken. One that takes the place of another under its key counts once more: the daemon
+/// makes the most of it, not the least.
+#[inline(always)]
+fn count(word: u32, done: Result<(), i32>) {
+    if done.is_ok()
+        && let Some(counted) = TOKENS.get_ptr_mut(word)
+    {
+        // SAFETY: a live value of an array.
+        unsafe { add_one(counted) };
+    }
+}
 
 /// Leaves the token of an eviction under both tuples; their inverses share the keys.
 #[inline(never)]
@@ -41,8 +54,8 @@ pub(crate) fn evicted(ct: u64, kind: u32, netns: u32) {
         reply,
     };
     press(PRESSED_BY_EVICTION, ktime_ns);
-    let _: Result<(), i32> = EVICTIONS.insert(orig.flow_key(), &token, BPF_ANY.into());
-    let _: Result<(), i32> = EVICTIONS.insert(reply.flow_key(), &token, BPF_ANY.into());
+    count(EVICTIONS_LEFT, EVICTIONS.insert(orig.flow_key(), &token, BPF_ANY.into()));
+    count(EVICTIONS_LEFT, EVICTIONS.insert(reply.flow_key(), &token, BPF_ANY.into()));
 }
 
 /// Leaves the token of an INVALID packet of a translated entry: it goes on untranslated, to somebody who knows of no such
@@ -67,7 +80,7 @@ pub(crate) fn invalid(skb: u64, ct: u64) {
         orig,
         reply,
     };
-    let _: Result<(), i32> = EVICTIONS.insert(reply.flow_key(), &token, BPF_ANY.into());
+    count(EVICTIONS_LEFT, EVICTIONS.insert(reply.flow_key(), &token, BPF_ANY.into()));
 }
 
 /// Completes the event of a reset with the token of an eviction or an INVALID packet, if its flow has one that is not
@@ -170,7 +183,7 @@ pub(crate) fn refused(event: &mut Event) {
             orig: event.orig,
             reply: Tuple::default(),
         };
-        let _: Result<(), i32> = REFUSALS.insert(key, &token, BPF_ANY.into());
+        count(REFUSALS_LEFT, REFUSALS.insert(key, &token, BPF_ANY.into()));
         return datagram_lost(event);
     };
     // SAFETY: a live map value; two processors may renew it at once, for packets of one flow at one time.
@@ -230,14 +243,14 @@ fn made_anew(ct: u64) {
     if !is_same && (token.orig != reply || token.reply != orig) {
         return;
     }
-    let _: Result<(), i32> = EVICTIONS.remove(key);
+    count(EVICTIONS_LEFT + 1, EVICTIONS.remove(key));
     forget(&reply);
 }
 
 /// Has a frame of its own: a key is forty bytes.
 #[inline(never)]
 fn forget(reply: &Tuple) {
-    let _: Result<(), i32> = EVICTIONS.remove(reply.flow_key());
+    count(EVICTIONS_LEFT + 1, EVICTIONS.remove(reply.flow_key()));
 }
 
 #[inline(never)]
@@ -252,7 +265,7 @@ fn made_good(ct: u64) {
         return;
     }
     if orig.protonum == IPPROTO_UDP {
-        let _: Result<(), i32> = REFUSALS.remove(key);
+        count(REFUSALS_LEFT + 1, REFUSALS.remove(key));
         return;
     }
     token.flags |= TOKEN_LET_IN;
@@ -266,7 +279,7 @@ fn made_good(ct: u64) {
 fn also_by_reply(ct: u64, token: &mut RefusalToken) {
     let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) else { return };
     token.reply = reply;
-    let _: Result<(), i32> = REFUSALS.insert(reply.flow_key(), &*token, BPF_ANY.into());
+    count(REFUSALS_LEFT, REFUSALS.insert(reply.flow_key(), &*token, BPF_ANY.into()));
 }
 
 /// What the packet of a refused flow tells, now that it is seen: `bare`, its loss hurts nobody. Is it sent again, of a
@@ -340,7 +353,9 @@ fn found(tuple: &Tuple) -> Option<*mut RefusalToken> {
 
 #[inline(never)]
 fn remove(tuple: &Tuple) -> bool {
-    REFUSALS.remove(tuple.flow_key()).is_ok()
+    let removed = REFUSALS.remove(tuple.flow_key());
+    count(REFUSALS_LEFT + 1, removed);
+    removed.is_ok()
 }
 
 #[inline(always)]

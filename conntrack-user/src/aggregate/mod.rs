@@ -10,4 +10,5 @@ pub mod forecast;
 pub mod gaps;
 pub mod seed;
 pub mod snapshot;
+pub mod token_room;
 pub mod watch;

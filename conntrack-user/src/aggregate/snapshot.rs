@@ -242,6 +242,9 @@ pub struct Honesty {
     pub accounting: AccountingOverflow,
     /// What was put right in them. None: without probes.
     pub repairs: Option<Repairs>,
+    /// Tokens pushed out of their full map while they mattered, at most: kind, such as "refusal", → how many. None: without
+    /// probes.
+    pub tokens_pushed_out: Option<[(&'static str, u64); 2]>,
     /// Log events held back by the writer's own limit, or that could not be written.
     pub log_events_lost: u64,
     /// Did the last reading of each source succeed? Key: source, such as "ctnetlink", "namespaces", "owners".

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use conntrack_common::token::MAX_TOKENS;
+
 use self::audit::Audit;
 use self::held::Held;
 use self::owners::Owners;
@@ -18,6 +20,7 @@ use crate::aggregate::books::Books;
 use crate::aggregate::dump_tier::DumpTier;
 use crate::aggregate::forecast::Forecasts;
 use crate::aggregate::snapshot::{ProbeState, Snapshot, Table};
+use crate::aggregate::token_room::TokenRoom;
 use crate::aggregate::watch::Watch;
 use crate::attribute::survey::Survey;
 use crate::command::check;
@@ -53,6 +56,8 @@ pub struct Daemon {
     held: Mutex<Option<Held>>,
     audit: Mutex<Option<Audit>>,
     forecasts: Mutex<Forecasts>,
+    /// Of refusals, of evictions.
+    token_rooms: Mutex<[TokenRoom; 2]>,
     /// The host's namespace, as last found.
     host: Mutex<Option<Namespace>>,
     dumps: Mutex<DumpTier>,
@@ -110,6 +115,7 @@ impl Daemon {
             held: Mutex::default(),
             audit: Mutex::default(),
             forecasts: Mutex::default(),
+            token_rooms: Mutex::new([TokenRoom::new(MAX_TOKENS.into()), TokenRoom::new(MAX_TOKENS.into())]),
             host: Mutex::default(),
             dumps: Mutex::default(),
             survey: Mutex::default(),

@@ -165,6 +165,13 @@ impl Daemon {
         if let Some(probes) = lock(&self.probes).as_mut() {
             probes.at_limit(at_limit);
             probes.windows(connect_window, reset_window, monotonic());
+            let [refusals, evictions] = probes.tokens();
+            let mut rooms = lock(&self.token_rooms);
+            snapshot.honesty.tokens_pushed_out = Some([
+                ("refusal", rooms[0].enter(refusals[0], refusals[1], now, connect_window)),
+                ("eviction", rooms[1].enter(evictions[0], evictions[1], now, reset_window)),
+            ]);
+            drop(rooms);
             snapshot.honesty.accounting.unplaced = Some(probes.unplaced());
             probes.print_debug_log();
         }

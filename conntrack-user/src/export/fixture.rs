@@ -136,6 +136,7 @@ pub(crate) fn snapshot() -> Snapshot {
         honesty: Honesty {
             accounting: AccountingOverflow { unplaced: Some(0), ..AccountingOverflow::default() },
             repairs: Some(Repairs { audits: 1, adopted: 40, swept: 2 }),
+            tokens_pushed_out: Some([("refusal", 0), ("eviction", 3)]),
             tables_in_overflow: 0,
             log_events_lost: 0,
             collectors: BTreeMap::from([("ctnetlink", true), ("namespaces", false)]),

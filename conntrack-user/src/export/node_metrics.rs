@@ -95,6 +95,11 @@ fn repairs(view: &View, samples: impl Fn(Repairs) -> Vec<Sample>) -> Vec<Sample>
     view.snapshot.honesty.repairs.map_or_else(Vec::new, samples)
 }
 
+fn tokens_pushed_out(view: &View) -> Vec<Sample> {
+    let kinds = view.snapshot.honesty.tokens_pushed_out.iter().flatten();
+    kinds.map(|(kind, n)| Sample::new(&[("kind", *kind)], *n as f64)).collect()
+}
+
 fn coverage_gap(view: &View) -> Vec<Sample> {
     let known = view.snapshot.coverage.iter().filter(|g| g.state != GapState::Unknown);
     known.map(|g| Sample::new(&[("kind", g.kind)], flag(g.state == GapState::Present))).collect()
@@ -274,6 +279,15 @@ pub const NODE_METRICS: &[Metric] = &[
         help: "What found no room in the books by owner since start (directory: now): its entries are counted, as owner unknown.",
         absent: "Without probes.",
         samples: Samples::Node(accounting_overflow),
+    },
+    Metric {
+        name: "conntrack_token_overflow_total",
+        kind: Counter,
+        unit: "tokens",
+        labels: &["kind=refusal,eviction"],
+        help: "Tokens that a flood of newer ones pushed out of their map while something could still have come of what left them, at most: outcomes that match none are counted as unrelated.",
+        absent: "Without probes.",
+        samples: Samples::Node(tokens_pushed_out),
     },
     Metric {
         name: "conntrack_accounting_audits_total",

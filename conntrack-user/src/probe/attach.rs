@@ -5,7 +5,9 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::programs::{KProbe, Program, RawTracePoint};
 use conntrack_common::Control;
-use conntrack_common::token::{PRESSED_BY_EVICTION, PRESSED_BY_REFUSAL, STALL_WINDOW_NS};
+use conntrack_common::token::{
+    EVICTIONS_LEFT, PRESSED_BY_EVICTION, PRESSED_BY_REFUSAL, REFUSALS_LEFT, STALL_WINDOW_NS,
+};
 
 use super::fentry::{Facts, Fentry};
 use super::info;
@@ -24,6 +26,7 @@ pub struct Probes {
     pub(super) system: System,
     pub(super) control: Mapping,
     pub(super) pressed: Mapping,
+    pub(super) tokens: Mapping,
     pub(super) turns: Turns,
     #[cfg(feature = "debug-log")]
     pub(super) debug_log: super::debug_log::DebugLog,
@@ -79,6 +82,13 @@ impl Probes {
                 self.pressed.exchange(word as usize, last, 0);
             }
         }
+    }
+
+    /// Tokens left and taken since start: of refusals, of evictions.
+    #[must_use]
+    pub fn tokens(&self) -> [[u64; 2]; 2] {
+        [REFUSALS_LEFT, EVICTIONS_LEFT]
+            .map(|left| [self.tokens.word(left as usize), self.tokens.word(left as usize + 1)])
     }
 
     /// Prints what the probes said; nothing unless built with the feature `debug-log`.

@@ -8,7 +8,7 @@ use aya::maps::Map;
 use aya::{Ebpf, EbpfLoader};
 use conntrack_common::directory::{DIRECTORY_PLACES, DirectoryEntry};
 use conntrack_common::place::{Bucket, WAYS};
-use conntrack_common::token::PRESSED_WORDS;
+use conntrack_common::token::{PRESSED_WORDS, TOKEN_WORDS};
 use conntrack_common::{Control, MAX_ACCOUNTS, MAX_SOURCES, MAX_TABLES, OVERFLOW_SLOT, SHARED_SOURCES};
 
 use super::attach::{Probes, state};
@@ -87,6 +87,7 @@ impl Probes {
         let drains = drains(&mut ebpf, cpus, buckets)?;
         let control = Mapping::new(take(&mut ebpf, "CONTROL")?, size_of::<Control>())?;
         let pressed = Mapping::new(take(&mut ebpf, "PRESSED")?, PRESSED_WORDS as usize * size_of::<u64>())?;
+        let tokens = Mapping::new(take(&mut ebpf, "TOKENS")?, TOKEN_WORDS as usize * size_of::<u64>())?;
         let turns = Turns::new(take(&mut ebpf, "TURNS")?, take(&mut ebpf, "SIGNS")?)?;
         let cause = (reason == u32::MAX)
             .then(|| "this kernel gives no reason for a drop: refusals cannot be inferred".to_owned());
@@ -99,6 +100,7 @@ impl Probes {
             system: system.clone(),
             control,
             pressed,
+            tokens,
             turns,
             states: PROBES.iter().map(untried).collect(),
             ways: vec![None; PROBES.len()],
