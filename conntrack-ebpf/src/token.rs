@@ -231,8 +231,7 @@ pub(crate) fn let_in(ct: u64) {
 #[inline(never)]
 fn made_anew(ct: u64) {
     let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) else { return };
-    let key = orig.flow_key();
-    let Some(token) = EVICTIONS.get_ptr(key) else { return };
+    let Some(token) = eviction_of(&orig) else { return };
     // SAFETY: a live map value.
     let token = unsafe { &*token };
     if token.ct != 0 || token.netns != kernel::ct_netns(ct) {
@@ -243,14 +242,19 @@ fn made_anew(ct: u64) {
     if !is_same && (token.orig != reply || token.reply != orig) {
         return;
     }
-    count(EVICTIONS_LEFT + 1, EVICTIONS.remove(key));
+    forget(&orig);
     forget(&reply);
 }
 
-/// Has a frame of its own: a key is forty bytes.
+/// These have frames of their own: a key is forty bytes.
 #[inline(never)]
-fn forget(reply: &Tuple) {
-    count(EVICTIONS_LEFT + 1, EVICTIONS.remove(reply.flow_key()));
+fn eviction_of(tuple: &Tuple) -> Option<*mut EvictionToken> {
+    EVICTIONS.get_ptr_mut(tuple.flow_key())
+}
+
+#[inline(never)]
+fn forget(tuple: &Tuple) {
+    count(EVICTIONS_LEFT + 1, EVICTIONS.remove(tuple.flow_key()));
 }
 
 #[inline(never)]
