@@ -54,6 +54,7 @@ pub(crate) const SUITES: &[Suite] = &[
     suite(LAB, &[LAB], FULL),
     suite("lab by kprobe", &[LAB, "--mechanism", "kprobe"], MATRIX_ONLY),
     suite("lab of 3,000", &[LAB, "--size", "3000", "--seed", "2"], MATRIX_ONLY).within(1_800),
+    suite("soon", &["soon"], FULL),
     suite("incident", &["incident"], FULL).with(&HAPROXY),
     suite("broken by kprobe", &["broken", "--mechanism", "kprobe"], FULL),
     suite("culprit by kprobe", &["culprit", "--mechanism", "kprobe"], MATRIX_ONLY),

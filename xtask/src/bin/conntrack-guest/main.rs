@@ -30,6 +30,7 @@ mod protocols;
 mod races;
 mod refusals;
 mod resets;
+mod soon;
 mod subject;
 mod usage;
 mod whose;
@@ -70,6 +71,7 @@ const COMMANDS: &[Command] = &[
     ("invalid", invalid::test),
     ("ordinary", ordinary::test),
     ("incident", incident::test),
+    ("soon", soon::test),
     ("lab", laboratory::test),
     ("many", many::test),
     ("preempted", preempted::test),
