@@ -129,7 +129,7 @@ pub struct Event {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct SourceKey {
-    /// Source address as in [`Tuple::saddr`].
+    /// Source address as in [`Tuple::saddr`]; of a reset, of the entry's original tuple.
     pub saddr: [u64; 2],
     /// As [`Event::cgroup_id`].
     pub cgroup_id: u64,

@@ -111,7 +111,7 @@ pub(crate) fn send(event: &mut Event, slot: u32, fate: Fate) {
 /// The window of the event's source, taken now if it has none; a shared one when all are taken.
 #[inline(always)]
 fn window(event: &Event) -> Option<*mut SourceWindow> {
-    let key = SourceKey {
+    let mut key = SourceKey {
         saddr: event.orig.saddr,
         cgroup_id: event.cgroup_id,
         netns: event.netns,
@@ -123,6 +123,12 @@ fn window(event: &Event) -> Option<*mut SourceWindow> {
         token_kind: event.token_kind,
         pad: 0,
     };
+    // Of a reset, whose connection it was: where it is seen may be the other end, a server of many.
+    if event.kind == EventKind::ResetSent as u32 || event.kind == EventKind::ResetReceived as u32 {
+        // SAFETY: a field of a live event. Volatile, or the compiler would choose between addresses in place of values,
+        // which the verifier of 5.10 does not follow.
+        key.saddr = unsafe { core::ptr::read_volatile(&raw const event.reply.saddr) };
+    }
     let index = match SOURCES.get_ptr(key) {
         // SAFETY: a live map value.
         Some(index) => unsafe { *index },

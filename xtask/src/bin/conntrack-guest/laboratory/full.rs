@@ -31,7 +31,7 @@ pub(super) struct Full {
     pub(super) node: Node,
     greedy: Workload,
     pods: Vec<(Workload, Maker)>,
-    _servers: Servers,
+    servers: Servers,
 }
 
 /// What is open when the table becomes full, by pod.
@@ -57,7 +57,7 @@ impl Full {
             Ok((workload, maker))
         };
         let pods = (0..PODS).map(pod).collect::<anyhow::Result<_>>()?;
-        Ok(Self { node, greedy, pods, _servers: servers })
+        Ok(Self { node, greedy, pods, servers })
     }
 
     /// Numbers of the devices that lead to pods, and of the one that leads outside.
@@ -106,6 +106,7 @@ impl Full {
             let with_case = |(index, stream): (usize, TcpStream)| (cases[index].clone(), stream);
             open.push(kept.into_iter().map(with_case).collect());
         }
+        self.established()?;
         self.delete("tcp", 80);
         Ok((open, self.at_rest()?))
     }
@@ -154,6 +155,14 @@ impl Full {
         Ok(Pressed { now, datagrams, reused: later })
     }
 
+    /// Makes room in the overloaded listener for a while.
+    ///
+    /// # Errors
+    /// When it cannot be made anew.
+    pub(super) fn renew(&self) -> anyhow::Result<()> {
+        self.servers.renew(&self.node.outside.netns)
+    }
+
     /// The namespace of a pod.
     pub(super) fn netns(&self, pod: usize) -> &crate::lab::netns::Netns {
         &self.pods[pod].0.process.netns
@@ -165,6 +174,23 @@ impl Full {
             self.delete(proto, port);
         }
         self.at_rest().map(drop)
+    }
+
+    /// Until the last packet of each handshake has come by: it would make the entry anew that is to be deleted, and such a
+    /// one can be evicted.
+    fn established(&self) -> anyhow::Result<()> {
+        let until = Instant::now() + DEADLINE;
+        for family in ["ipv4", "ipv6"] {
+            for port in [80, Kind::AbortedInFull.port()] {
+                let args = ["-L", "-f", family, "-p", "tcp", "--dport", &port.to_string()];
+                let all = || self.node.host.output("conntrack", &args);
+                while !all()?.lines().all(|entry| entry.contains("[ASSURED]")) {
+                    ensure!(Instant::now() < until, "handshakes do not end");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn delete(&self, proto: &str, port: u16) {

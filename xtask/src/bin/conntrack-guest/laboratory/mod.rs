@@ -146,6 +146,8 @@ fn round(
     roomy: &Roomy,
     evicting: &mut Evicting,
 ) -> anyhow::Result<Vec<Case>> {
+    full.renew()?;
+    roomy.renew()?;
     let (open, limit) = full.prepare(draw, each)?;
     evicting.fill(limit)?;
     kernel::set_size(limit, None)?;

@@ -208,6 +208,14 @@ impl Roomy {
         Ok(open)
     }
 
+    /// Makes room in the overloaded listener for a while.
+    ///
+    /// # Errors
+    /// When it cannot be made anew.
+    pub(super) fn renew(&self) -> anyhow::Result<()> {
+        self.servers.renew(&self.site.beyond)
+    }
+
     /// Empties the table, when all connections are closed.
     ///
     /// # Errors

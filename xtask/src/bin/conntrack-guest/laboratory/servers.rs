@@ -22,12 +22,15 @@ const LOSSES: &str = "table inet losses { \
         tcp dport 104 tcp flags & psh == psh tcp sport != @data add @data { tcp sport } drop; \
         tcp dport 106 tcp flags & (syn | ack | psh | fin | rst) == ack tcp sport != @acks add @acks { tcp sport } drop; }; }";
 
+/// Connections that an overloaded listener has room for.
+const WAITING: i32 = 8;
+
 /// The servers of one namespace.
 #[derive(Debug)]
 pub(super) struct Servers {
     /// Connections to the port of [`Kind::Deleted`], which the server is to speak on.
     talkers: Arc<Mutex<Vec<TcpStream>>>,
-    _full: Vec<OwnedFd>,
+    overloaded: Mutex<Option<OwnedFd>>,
 }
 
 impl Servers {
@@ -38,18 +41,31 @@ impl Servers {
     pub(super) fn start(netns: &Netns, resets_when_full: bool, ports: &[u16]) -> anyhow::Result<Self> {
         nft::load(netns, LOSSES)?;
         let talkers = Arc::new(Mutex::new(Vec::new()));
-        let full = netns.run(|| {
+        netns.run(|| {
             let setting = if resets_when_full { "1" } else { "0" };
             std::fs::write("/proc/sys/net/ipv4/tcp_abort_on_overflow", setting)?;
+            // With cookies a listener that has no room is silent.
+            std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "0")?;
             for kind in [Kind::Aborted, Kind::LostSyn, Kind::LostData, Kind::ServerCloses, Kind::Deleted] {
                 serve(kind.port(), kind, talkers.clone())?;
             }
             for port in ports {
                 serve(*port, Kind::Late, talkers.clone())?;
             }
-            Ok(vec![overloaded(Kind::Overloaded.port())?])
+            Ok(())
         })?;
-        Ok(Self { talkers, _full: full })
+        Ok(Self { talkers, overloaded: Mutex::new(None) })
+    }
+
+    /// Makes the overloaded listener anew: whoever waits in it is reset, and it has room for a few.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn renew(&self, netns: &Netns) -> anyhow::Result<()> {
+        let mut listener = self.overloaded.lock().unwrap_or_else(PoisonError::into_inner);
+        *listener = None;
+        *listener = Some(netns.run(|| overloaded(Kind::Overloaded.port()))?);
+        Ok(())
     }
 
     /// Sends a byte on each connection of [`Kind::Deleted`], and lets go of it.
@@ -85,11 +101,13 @@ fn serve(port: u16, kind: Kind, talkers: Arc<Mutex<Vec<TcpStream>>>) -> anyhow::
     Ok(())
 }
 
-/// A listener that has no room, and that nobody takes from.
+/// A listener that nobody takes from. Of those whose SYNs it has taken, some find no room when their handshake ends; of
+/// others it drops the SYN.
 fn overloaded(port: u16) -> anyhow::Result<OwnedFd> {
     let listener = socket(AddressFamily::INET6, SocketType::STREAM, None)?;
+    rustix::net::sockopt::set_socket_reuseaddr(&listener, true)?;
     bind(&listener, &SocketAddr::from(([0_u16; 8], port)))?;
-    listen(&listener, 0)?;
+    listen(&listener, WAITING)?;
     Ok(listener)
 }
 
