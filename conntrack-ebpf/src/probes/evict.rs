@@ -110,6 +110,10 @@ fn delete_enter(ctx: ProbeContext) -> u32 {
 
 #[kretprobe]
 fn delete_return(ctx: RetProbeContext) -> u32 {
+    // Whoever evicts is still at it when the deletion returns.
+    if nobody_evicts() {
+        return 0;
+    }
     if let Some(args) = ByHash::unstash(sp_at_return(&ctx), DELETE)
         && ctx.ret::<u64>() & 0xff != 0
     {
@@ -198,11 +202,17 @@ fn at_work(more: i64) {
     }
 }
 
+/// Is no evictor at work, on any processor?
+#[inline(always)]
+fn nobody_evicts() -> bool {
+    // SAFETY: a live value of an array; what this context added it sees.
+    EVICTING.get_ptr(0).is_none_or(|evicting| unsafe { core::ptr::read_volatile(evicting) } == 0)
+}
+
 /// The kind of eviction that deleting this entry would be, here and now.
 #[inline(always)]
 fn evicting<R: Reader>(position: impl FnOnce() -> u64, ct: u64) -> Option<u32> {
-    // SAFETY: a live value of an array; what this context added it sees.
-    if EVICTING.get_ptr(0).is_none_or(|evicting| unsafe { core::ptr::read_volatile(evicting) } == 0) {
+    if nobody_evicts() {
         return None;
     }
     // Most deletions are of what has expired, which both evictors reap too: no eviction.
