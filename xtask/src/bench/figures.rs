@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::churn::Line;
 
 /// The variant all others are compared with.
-const BARE: &str = "bare";
+pub(crate) const BARE: &str = "bare";
 
 /// A variant over all rounds.
 #[derive(Clone, Debug, Default, Serialize, PartialEq)]
