@@ -100,10 +100,9 @@ pub(crate) fn test() -> anyhow::Result<()> {
             did.of("invalid")?
         );
     }
-    // Else the truth would not be what is held for it.
-    for did in [&full_did, &roomy_did] {
-        ensure!(did.of("early_drop")? == 0, "something was evicted where nothing is to be");
-    }
+    // Else the truth would not be what is held for it. In the full table the garbage collector may take the entries of
+    // what was aborted: whoever is let in then can be evicted, and is judged by the wires as any other.
+    ensure!(roomy_did.of("early_drop")? == 0, "something was evicted where nothing is to be");
 
     let wires =
         captures.into_iter().zip(&devices).map(|(capture, devices)| Ok(Wires::new(capture.end()?, devices)));
