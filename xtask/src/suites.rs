@@ -53,6 +53,7 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("ordinary of 100,000", &["ordinary", "--size", "100000"], MATRIX_ONLY).within(1_500),
     suite(LAB, &[LAB], FULL),
     suite("lab by kprobe", &[LAB, "--mechanism", "kprobe"], MATRIX_ONLY),
+    suite("lab without probes", &[LAB, "--mechanism", "none"], MATRIX_ONLY),
     suite("lab of 3,000", &[LAB, "--size", "3000", "--seed", "2"], MATRIX_ONLY).within(1_800),
     suite("soon", &["soon"], FULL),
     suite("incident", &["incident"], FULL).with(&HAPROXY),

@@ -4,9 +4,7 @@
 //! very flow. Nothing is ever concluded from time alone.
 
 use conntrack_common::EventKind;
-use conntrack_common::event::{
-    FLAG_BY_KERNEL, FLAG_DATAGRAM, FLAG_LOOKUP, FLAG_NAT, FLAG_REPEATED, FLAG_SAME_FLOW,
-};
+use conntrack_common::event::{FLAG_BY_KERNEL, FLAG_DATAGRAM, FLAG_LOOKUP, FLAG_NAT, FLAG_REPEATED};
 use serde::Serialize;
 
 /// What a connection suffered.
@@ -107,8 +105,8 @@ pub fn judge(kind: EventKind, token: Option<EventKind>, flags: u32) -> Option<Ve
 }
 
 /// Exact is a translated entry's reset: without its entry a reply arrives untranslated, and whoever gets it
-/// resets a connection it does not know. Exact too is a reset *received* on the evicted flow's own tuple. A
-/// reset *sent* on an untranslated flow can as well be a server that closed with data unread.
+/// resets a connection it does not know. An untranslated flow's packets arrive all the same: its reset, sent or received,
+/// can as well be an application that aborts in that very moment.
 ///
 /// An INVALID packet of a translated entry goes on as it came: who answers that very packet with a reset got it
 /// untranslated. Received, the reset may have come of something else, if it was not seen to be sent. Either is told only
@@ -125,8 +123,6 @@ fn of_reset(
         EventKind::EvictedEarlyDrop | EventKind::EvictedGc => {
             let (rule, confidence) = if flags & FLAG_NAT != 0 {
                 ("evicted_translation_lost", CONFIDENCE_EXACT)
-            } else if received && flags & FLAG_SAME_FLOW != 0 {
-                ("evicted_then_reset_received", CONFIDENCE_EXACT)
             } else {
                 ("evicted_then_reset", CONFIDENCE_WINDOW)
             };
@@ -158,6 +154,8 @@ pub fn is_repeated(flags: u32) -> bool {
 mod tests {
     use super::*;
 
+    use conntrack_common::event::FLAG_SAME_FLOW;
+
     const EVICTED: Option<EventKind> = Some(EventKind::EvictedEarlyDrop);
     const FULL: Option<EventKind> = Some(EventKind::RefusedTableFull);
 
@@ -175,11 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn untranslated_resets_are_exact_only_when_received_on_the_flow_itself() {
-        let confidence = |kind, flags| said(kind, EVICTED, flags).map(|said| said.2);
-        assert_eq!(confidence(EventKind::ResetReceived, FLAG_SAME_FLOW), Some("exact"));
-        assert_eq!(confidence(EventKind::ResetSent, FLAG_SAME_FLOW), Some("window"));
-        assert_eq!(confidence(EventKind::ResetReceived, 0), Some("window"));
+    fn an_untranslated_flows_reset_is_near_in_time_and_no_more() {
+        for (kind, flags) in [
+            (EventKind::ResetReceived, FLAG_SAME_FLOW),
+            (EventKind::ResetSent, FLAG_SAME_FLOW),
+            (EventKind::ResetReceived, 0),
+        ] {
+            assert_eq!(said(kind, EVICTED, flags), Some(("reset", "evicted", "window")), "{kind:?}");
+        }
     }
 
     #[test]

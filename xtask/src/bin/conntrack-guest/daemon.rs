@@ -24,6 +24,11 @@ pub(crate) fn force(mechanism: String) {
 /// Not a mechanism: what `early_drop` and `gc_worker` are probed by differs from what the rest is.
 const MIXED: &str = "mixed";
 
+/// Is every daemon to do without probes on conntrack?
+pub(crate) fn without_probes() -> bool {
+    MECHANISM.get().is_some_and(|mechanism| mechanism == "none")
+}
+
 /// The arguments that make a daemon attach as [`force`] said.
 pub(crate) fn forced() -> Vec<&'static str> {
     MECHANISM.get().map(|mechanism| arguments(mechanism)).unwrap_or_default()

@@ -12,6 +12,8 @@ use crate::lab::attempt::Fate;
 const RECALL: f64 = 0.99;
 const PRECISION: f64 = 0.999;
 const RIGHT_POD: f64 = 0.999;
+/// Of what is only inferred.
+const INFERRED_PRECISION: f64 = 0.9;
 const NOTHING: &str = "-";
 /// Mistakes of a kind that are shown.
 const SHOWN: usize = 2;
@@ -170,6 +172,12 @@ impl Matrix {
     /// Is it within the bounds?
     pub(super) fn is_good(&self) -> bool {
         self.hurt > 0 && self.recall() >= RECALL && self.precision() >= PRECISION && self.pods() >= RIGHT_POD
+    }
+
+    /// Is nothing told as sure; and, if it is inferred, something told, and most of it so?
+    pub(super) fn is_inferred(&self, infers: bool) -> bool {
+        let told = if infers { self.rightly > 0 } else { self.blamed == 0 };
+        self.found == 0 && told && self.precision() >= INFERRED_PRECISION
     }
 
     /// The table, and the figures.
