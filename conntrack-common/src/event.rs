@@ -181,6 +181,10 @@ const _: () = assert!(size_of::<Event>() == 144);
 const _: () = assert!(size_of::<SourceKey>() == 56);
 const _: () = assert!(size_of::<SourceWindow>() == 88);
 
+/// Entries of the map `AT_LIMIT`, which the daemon writes through a mapping: inodes of namespaces whose tables are at their
+/// limit, 0: none. Without probes, only a packet that is dropped in one of these can be a refusal.
+pub const AT_LIMIT_TABLES: u32 = 8;
+
 /// The daemon's word to the probes; the one value of the map `CONTROL`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -189,10 +193,6 @@ pub struct Control {
     pub kfree_skb: u32,
     /// Not 0: the `early_drop` probe runs, so table full is told from want of memory.
     pub early_drop: u32,
-    /// Not 0: some table is at its limit; without probes, only then can a drop be a refusal.
-    pub at_limit: u32,
-    /// Explicit padding.
-    pub pad: u32,
     /// How long after a refusal a connection attempt may still be its outcome, nanoseconds.
     pub connect_window_ns: u64,
     /// How long after an eviction a reset of its flow may be blamed on it, nanoseconds.

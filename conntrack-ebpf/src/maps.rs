@@ -9,6 +9,7 @@ use conntrack_common::{
     AccountCounters, Control, Event, EvictionToken, FlowKey, MAX_ACCOUNTS, MAX_SOURCES, MAX_TABLES, Offsets,
     RING_BYTES, RefusalToken, SourceKey, SourceWindow, TableCounters,
     directory::{DIRECTORY_PLACES, DirectoryEntry},
+    event::AT_LIMIT_TABLES,
     place::{AUDIT_WORDS, Bucket},
     token::{MAX_TOKENS, PRESSED_WORDS, TOKEN_WORDS},
     turn::TURNS as TURN_WORDS,
@@ -148,6 +149,10 @@ pub(crate) static WAITING: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABL
 /// The daemon's word to the probes. Mapped by the daemon.
 #[map]
 pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Namespaces whose tables are at their limit: see [`conntrack_common::event::AT_LIMIT_TABLES`]. Mapped by the daemon.
+#[map]
+pub(crate) static AT_LIMIT: Array<u64> = Array::with_max_entries(AT_LIMIT_TABLES, BPF_F_MMAPABLE);
 
 /// Arguments kept from entry to return.
 #[repr(C)]

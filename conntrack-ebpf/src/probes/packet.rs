@@ -5,13 +5,16 @@
 //! <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/skb.h#L22>
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use conntrack_common::{Counter, Event, EventKind, event::FLAG_IFINDEX};
+use conntrack_common::{
+    Counter, Event, EventKind,
+    event::{AT_LIMIT_TABLES, FLAG_IFINDEX},
+};
 
 use super::frame;
 use crate::{
     emit::{self, Fate},
     kernel::{context, member, sk_netns, skb_device, skb_nfct, skb_segment, skb_tuple},
-    maps::{PENDING, WAITING, control, offsets, reason_netfilter_drop},
+    maps::{AT_LIMIT, PENDING, WAITING, offsets, reason_netfilter_drop},
     table::{add, bump, slot},
     token,
 };
@@ -56,10 +59,25 @@ pub(super) fn waiting(more: i64) {
     }
 }
 
-/// The tier without probes: netfilter dropped a packet that has no entry while the table is at its limit.
+/// Is the table of this namespace at its limit?
+#[inline(always)]
+fn at_limit(netns: u32) -> bool {
+    for index in 0..AT_LIMIT_TABLES {
+        // SAFETY: a live value of an array.
+        let is = AT_LIMIT
+            .get_ptr(index)
+            .is_some_and(|full| unsafe { core::ptr::read_volatile(full) } == netns.into());
+        if is {
+            return netns != 0;
+        }
+    }
+    false
+}
+
+/// The tier without probes: netfilter dropped a packet that has no entry where the table is at its limit.
 #[raw_tracepoint]
 fn kfree_skb_inferred(ctx: RawTracePointContext) -> i32 {
-    if control().at_limit == 0 || ctx.arg::<u64>(2) as u32 != reason_netfilter_drop() {
+    if ctx.arg::<u64>(2) as u32 != reason_netfilter_drop() {
         return 0;
     }
     let skb: u64 = ctx.arg(0);
@@ -73,6 +91,9 @@ fn kfree_skb_inferred(ctx: RawTracePointContext) -> i32 {
         (0, None) => 0,
         (sk, _) => sk_netns(sk),
     };
+    if !at_limit(netns) {
+        return 0;
+    }
     let slot = slot(netns);
     bump(slot, Counter::InferredRefusals);
     let mut event = emit::event(EventKind::InferredRefusal, netns);

@@ -78,7 +78,7 @@ impl Daemon {
         let mut forecasts = lock(&self.forecasts);
         let now = Instant::now();
         let coverage = Coverage::of(&snapshot.probes);
-        let (mut all_read, mut at_limit) = (true, false);
+        let (mut all_read, mut at_limit) = (true, Vec::new());
         for namespace in namespaces {
             // Of the host's table all is told from the start; any other is none before it has had an entry.
             let (accounts, given_back) = lock(&self.held).as_ref().map_or_else(Default::default, |held| {
@@ -114,7 +114,9 @@ impl Daemon {
                 counts.as_ref().and_then(|c| c.limit).or_else(|| presence::max(&self.system.procfs).ok());
             let limit = limit.filter(|l| *l > 0);
             let entries = counts.map(|c| c.entries);
-            at_limit |= entries.zip(limit).is_some_and(|(entries, limit)| entries + 1 >= limit);
+            if entries.zip(limit).is_some_and(|(entries, limit)| entries + 1 >= limit) {
+                at_limit.push(namespace.inum);
+            }
             let (after, held_now) = after.map(|tally| (tally.sums, tally.accounts)).unzip();
             let before = before.map(|tally| tally.sums);
             let reading = Reading { entries, limit, stats, before, after };
@@ -163,7 +165,7 @@ impl Daemon {
         let (connect_window, reset_window) =
             (tcp_sysctls::connect_window(procfs), tcp_sysctls::reset_window(procfs));
         if let Some(probes) = lock(&self.probes).as_mut() {
-            probes.at_limit(at_limit);
+            probes.at_limit(&at_limit);
             probes.windows(connect_window, reset_window, monotonic());
             let [refusals, evictions] = probes.tokens();
             let mut rooms = lock(&self.token_rooms);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::programs::{KProbe, Program, RawTracePoint};
 use conntrack_common::Control;
+use conntrack_common::event::AT_LIMIT_TABLES;
 use conntrack_common::token::{
     EVICTIONS_LEFT, PRESSED_BY_EVICTION, PRESSED_BY_REFUSAL, REFUSALS_LEFT, STALL_WINDOW_NS,
 };
@@ -25,6 +26,7 @@ pub struct Probes {
     pub(super) fentry: Fentry,
     pub(super) system: System,
     pub(super) control: Mapping,
+    pub(super) at_limit: Mapping,
     pub(super) pressed: Mapping,
     pub(super) tokens: Mapping,
     pub(super) turns: Turns,
@@ -58,10 +60,13 @@ impl Probes {
         self.say(Control { kfree_skb, early_drop, ..self.said });
     }
 
-    /// Tells the inferring probe whether some table is at its limit.
-    pub fn at_limit(&mut self, at_limit: bool) {
-        if (self.said.at_limit != 0) != at_limit {
-            self.say(Control { at_limit: u32::from(at_limit), ..self.said });
+    /// Tells the inferring probe which tables are at their limit: of these namespaces, the first eight.
+    pub fn at_limit(&self, tables: &[u32]) {
+        let tables = tables.iter().map(|netns| u64::from(*netns)).chain(std::iter::repeat(0));
+        for (index, netns) in tables.take(AT_LIMIT_TABLES as usize).enumerate() {
+            if self.at_limit.word(index) != netns {
+                self.at_limit.set(index, netns);
+            }
         }
     }
 
@@ -159,9 +164,8 @@ impl Probes {
         };
         // Written in place: a map system call would make the kernel skip kprobe programs.
         self.control.set(0, word(control.kfree_skb, control.early_drop));
-        self.control.set(1, word(control.at_limit, control.pad));
-        self.control.set(2, control.connect_window_ns);
-        self.control.set(3, control.reset_window_ns);
+        self.control.set(1, control.connect_window_ns);
+        self.control.set(2, control.reset_window_ns);
         self.said = control;
     }
 

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use aya::maps::Map;
 use aya::{Ebpf, EbpfLoader};
 use conntrack_common::directory::{DIRECTORY_PLACES, DirectoryEntry};
+use conntrack_common::event::AT_LIMIT_TABLES;
 use conntrack_common::place::{Bucket, WAYS};
 use conntrack_common::token::{PRESSED_WORDS, TOKEN_WORDS};
 use conntrack_common::{Control, MAX_ACCOUNTS, MAX_SOURCES, MAX_TABLES, OVERFLOW_SLOT, SHARED_SOURCES};
@@ -86,6 +87,8 @@ impl Probes {
         // What is taken is kept open by whom it is handed to: programs are loaded later, and name maps by fd.
         let drains = drains(&mut ebpf, cpus, buckets)?;
         let control = Mapping::new(take(&mut ebpf, "CONTROL")?, size_of::<Control>())?;
+        let at_limit =
+            Mapping::new(take(&mut ebpf, "AT_LIMIT")?, AT_LIMIT_TABLES as usize * size_of::<u64>())?;
         let pressed = Mapping::new(take(&mut ebpf, "PRESSED")?, PRESSED_WORDS as usize * size_of::<u64>())?;
         let tokens = Mapping::new(take(&mut ebpf, "TOKENS")?, TOKEN_WORDS as usize * size_of::<u64>())?;
         let turns = Turns::new(take(&mut ebpf, "TURNS")?, take(&mut ebpf, "SIGNS")?)?;
@@ -99,6 +102,7 @@ impl Probes {
             fentry,
             system: system.clone(),
             control,
+            at_limit,
             pressed,
             tokens,
             turns,

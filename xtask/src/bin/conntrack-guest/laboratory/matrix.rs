@@ -12,8 +12,6 @@ use crate::lab::attempt::Fate;
 const RECALL: f64 = 0.99;
 const PRECISION: f64 = 0.999;
 const RIGHT_POD: f64 = 0.999;
-/// Of what is only inferred.
-const INFERRED_PRECISION: f64 = 0.9;
 const NOTHING: &str = "-";
 /// Mistakes of a kind that are shown.
 const SHOWN: usize = 2;
@@ -174,10 +172,9 @@ impl Matrix {
         self.hurt > 0 && self.recall() >= RECALL && self.precision() >= PRECISION && self.pods() >= RIGHT_POD
     }
 
-    /// Is nothing told as sure; and, if it is inferred, something told, and most of it so?
+    /// Is nothing told as sure; and, if refusals are inferred, anything rightly? How much of it is so the printout tells.
     pub(super) fn is_inferred(&self, infers: bool) -> bool {
-        let told = if infers { self.rightly > 0 } else { self.blamed == 0 };
-        self.found == 0 && told && self.precision() >= INFERRED_PRECISION
+        self.found == 0 && if infers { self.rightly > 0 } else { self.blamed == 0 }
     }
 
     /// The table, and the figures.

@@ -132,7 +132,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     if without_probes() {
         // Refusals are inferred, where the kernel gives reasons for drops; nothing may be told as sure.
         let infers = attached_by(&page, "kfree_skb").is_some();
-        ensure!(matrix.is_inferred(infers), "something is told as sure, or what is inferred is not so");
+        ensure!(matrix.is_inferred(infers), "something is told as sure, or nothing is inferred");
         return Ok(());
     }
     ensure!(matrix.is_good(), "a bound does not hold");
