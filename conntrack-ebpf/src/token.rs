@@ -35,24 +35,20 @@ fn count(word: u32, done: Result<(), i32>) {
     }
 }
 
-/// Leaves the token of an eviction under both tuples; their inverses share the keys.
+/// Leaves the token of an eviction under both tuples; their inverses share the keys. Only of a translated entry: packets of
+/// any other arrive as before, make it anew, and nobody resets a connection for that.
 #[inline(never)]
 pub(crate) fn evicted(ct: u64, kind: u32, netns: u32) {
+    let status = kernel::ct_status(ct);
+    if status & IPS_NAT_MASK == 0 {
+        return;
+    }
     // One after the other: what both reads left in registers, the verifier of 5.10 cannot tell apart.
     let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) else { return };
     let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) else { return };
     // SAFETY: no arguments.
     let ktime_ns = unsafe { bpf_ktime_get_ns() };
-    let token = EvictionToken {
-        ktime_ns,
-        kind,
-        netns,
-        status: kernel::ct_status(ct),
-        matched: 0,
-        ct: 0,
-        orig,
-        reply,
-    };
+    let token = EvictionToken { ktime_ns, kind, netns, status, matched: 0, ct: 0, orig, reply };
     press(PRESSED_BY_EVICTION, ktime_ns);
     count(EVICTIONS_LEFT, EVICTIONS.insert(orig.flow_key(), &token, BPF_ANY.into()));
     count(EVICTIONS_LEFT, EVICTIONS.insert(reply.flow_key(), &token, BPF_ANY.into()));
@@ -103,7 +99,6 @@ pub(crate) fn of_eviction(event: &mut Event) -> bool {
     // A packet that had been translated and left before the entry went is answered as it would have been anyway.
     if event.kind == EventKind::ResetSent as u32
         && !invalid
-        && token.status & IPS_NAT_MASK != 0
         && event.orig.sport == token.reply.dport
         && event.orig.saddr == token.reply.daddr
     {
@@ -226,8 +221,8 @@ pub(crate) fn let_in(ct: u64) {
     }
 }
 
-/// The very entry that was evicted, translated as it was (if it was not, made by either end): its packets arrive as
-/// before, and if it is reset one day, it is for another reason.
+/// The very entry that was evicted, translated as it was: its packets arrive as before, and if it is reset one day, it is
+/// for another reason.
 #[inline(never)]
 fn made_anew(ct: u64) {
     let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) else { return };
@@ -238,8 +233,7 @@ fn made_anew(ct: u64) {
         return;
     }
     let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) else { return };
-    let is_same = token.orig == orig && token.reply == reply;
-    if !is_same && (token.orig != reply || token.reply != orig) {
+    if token.orig != orig || token.reply != reply {
         return;
     }
     forget(&orig);

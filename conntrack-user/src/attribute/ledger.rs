@@ -159,13 +159,12 @@ mod tests {
 
     #[test]
     fn outcomes_are_counted_by_verdict() {
-        let flags = conntrack_common::event::FLAG_NAT;
-        let reset = |flags| judge(EventKind::ResetSent, Some(EventKind::EvictedGc), flags).unwrap();
+        let reset = |kind| judge(kind, Some(EventKind::Invalid), 0).unwrap();
         let mut ledger = Ledger::default();
-        ledger.outcome(&Owner::Host, &reset(flags), 1);
-        ledger.outcome(&Owner::Host, &reset(flags), 1);
-        ledger.outcome(&Owner::Host, &reset(0), 3);
-        let host = |confidence, count| (Owner::Host, Effect::Reset, "evicted", confidence, count);
+        ledger.outcome(&Owner::Host, &reset(EventKind::ResetSent), 1);
+        ledger.outcome(&Owner::Host, &reset(EventKind::ResetSent), 1);
+        ledger.outcome(&Owner::Host, &reset(EventKind::ResetReceived), 3);
+        let host = |confidence, count| (Owner::Host, Effect::Reset, "invalid", confidence, count);
         assert_eq!(outcomes(&ledger), [host("exact", 2), host("window", 3)]);
     }
 

@@ -104,9 +104,9 @@ pub fn judge(kind: EventKind, token: Option<EventKind>, flags: u32) -> Option<Ve
     }
 }
 
-/// Exact is a translated entry's reset: without its entry a reply arrives untranslated, and whoever gets it
-/// resets a connection it does not know. An untranslated flow's packets arrive all the same: its reset, sent or received,
-/// can as well be an application that aborts in that very moment.
+/// An evicted entry is to blame if it was translated: without it a reply arrives untranslated, and whoever gets it resets a
+/// connection it does not know. An untranslated flow's packets arrive all the same and make its entry anew: its reset is an
+/// application's that aborts, and its eviction leaves no token.
 ///
 /// An INVALID packet of a translated entry goes on as it came: who answers that very packet with a reset got it
 /// untranslated. Received, the reset may have come of something else, if it was not seen to be sent. Either is told only
@@ -120,13 +120,8 @@ fn of_reset(
     Some(match token {
         EventKind::Invalid if received => (CAUSE_INVALID, "invalid_then_reset_received", CONFIDENCE_WINDOW),
         EventKind::Invalid => (CAUSE_INVALID, "invalid_answered_by_reset", CONFIDENCE_EXACT),
-        EventKind::EvictedEarlyDrop | EventKind::EvictedGc => {
-            let (rule, confidence) = if flags & FLAG_NAT != 0 {
-                ("evicted_translation_lost", CONFIDENCE_EXACT)
-            } else {
-                ("evicted_then_reset", CONFIDENCE_WINDOW)
-            };
-            (CAUSE_EVICTED, rule, confidence)
+        EventKind::EvictedEarlyDrop | EventKind::EvictedGc if flags & FLAG_NAT != 0 => {
+            (CAUSE_EVICTED, "evicted_translation_lost", CONFIDENCE_EXACT)
         }
         _ => return None,
     })
@@ -173,13 +168,9 @@ mod tests {
     }
 
     #[test]
-    fn an_untranslated_flows_reset_is_near_in_time_and_no_more() {
-        for (kind, flags) in [
-            (EventKind::ResetReceived, FLAG_SAME_FLOW),
-            (EventKind::ResetSent, FLAG_SAME_FLOW),
-            (EventKind::ResetReceived, 0),
-        ] {
-            assert_eq!(said(kind, EVICTED, flags), Some(("reset", "evicted", "window")), "{kind:?}");
+    fn an_untranslated_flows_reset_is_not_its_evictions() {
+        for kind in [EventKind::ResetReceived, EventKind::ResetSent] {
+            assert_eq!(said(kind, EVICTED, FLAG_SAME_FLOW), None, "{kind:?}");
         }
     }
 

@@ -59,7 +59,7 @@ pub const FIELDS: &[Field] = &[
         "confidence",
         "string",
         "always",
-        "`exact`: seen at the function that does it; of an effect, its token proves the cause. `window`: the reset is of an evicted flow and near in time, something else could have made it. `inferred`: concluded.",
+        "`exact`: seen at the function that does it; of an effect, its token proves the cause. `window`: the reset was received soon after an INVALID packet of its flow, something else could have made it. `inferred`: concluded.",
     ),
     field(
         "table",

@@ -49,7 +49,7 @@ fn owners(ledger: &Ledger) -> BTreeSet<Owner> {
 }
 
 fn verdict() -> Verdict {
-    judge(EventKind::ResetSent, Some(EventKind::EvictedGc), 0).unwrap()
+    judge(EventKind::ResetSent, Some(EventKind::Invalid), 0).unwrap()
 }
 
 #[test]
