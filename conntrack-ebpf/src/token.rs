@@ -96,9 +96,9 @@ pub(crate) fn of_eviction(event: &mut Event) -> bool {
     if token.kind == EventKind::Invalid as u32 && !kernel::ct_is_open(token.ct, &token.orig) {
         return false;
     }
-    // A packet that had been translated and left before the entry went is answered as it would have been anyway.
+    // A packet the other way had been translated, before the entry went or beside the INVALID one: it is answered as it
+    // would have been anyway.
     if event.kind == EventKind::ResetSent as u32
-        && !invalid
         && event.orig.sport == token.reply.dport
         && event.orig.saddr == token.reply.daddr
     {
