@@ -47,7 +47,7 @@ enum Cmd {
         #[arg(long)]
         quick: bool,
     },
-    /// Every guest test on every kernel, and a report of it.
+    /// Every guest test on every kernel, and a report of it. What passed before from the same sources is not run again.
     Matrix {
         #[command(flatten)]
         consent: Consent,
@@ -76,7 +76,7 @@ enum Cmd {
     /// truth of each by the wires and its own socket, and holds the daemon's word against it.
     ///
     /// Prints a confusion matrix. The exit status is 1 if less than 0.99 of what the table did is told, less than 0.999
-    /// of what is blamed on it was its doing, or the right pod is named in less than 0.999.
+    /// of what is blamed on it was its doing, or the right pod is named in less than 0.999; a single mistake is let pass.
     Lab {
         #[command(flatten)]
         consent: Consent,

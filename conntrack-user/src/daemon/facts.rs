@@ -72,7 +72,8 @@ impl Daemon {
         let host = owners.host == Some(table);
         let token_kind = EventKind::from_raw(event.token_kind);
         let verdict = owners.count(kind, token_kind, event.flags, (event.netns, &found.owner), 1);
-        let culprit = self.culprit(table);
+        let full = is_refusal(kind) || token_kind.is_some_and(is_refusal);
+        let culprit = if full || is_of_pressure(kind) { self.culprit(table) } else { None };
         let blow = Blow {
             table: Some(table),
             kind,
@@ -83,7 +84,6 @@ impl Daemon {
         };
         owners.note(blow, event.flags, time);
         drop(owners);
-        let full = is_refusal(kind) || token_kind.is_some_and(is_refusal);
         self.log.record(&log_event::record(&Observed {
             time,
             kind,
