@@ -77,7 +77,10 @@ fn at_limit(netns: u32) -> bool {
 /// The tier without probes: netfilter dropped a packet that has no entry where the table is at its limit.
 #[raw_tracepoint]
 fn kfree_skb_inferred(ctx: RawTracePointContext) -> i32 {
-    if ctx.arg::<u64>(2) as u32 != reason_netfilter_drop() {
+    // The list has no gaps: while its first word is 0 no table is at its limit, and the packet is not looked at.
+    // SAFETY: a live value of an array.
+    let none = AT_LIMIT.get_ptr(0).is_none_or(|first| unsafe { core::ptr::read_volatile(first) } == 0);
+    if none || ctx.arg::<u64>(2) as u32 != reason_netfilter_drop() {
         return 0;
     }
     let skb: u64 = ctx.arg(0);
