@@ -85,8 +85,7 @@ pub const FLAG_DATAGRAM: u32 = 1 << 5;
 pub const FLAG_LOOKUP: u32 = 1 << 6;
 /// [`Event::flags`]: the kernel gave the connection up (`ETIMEDOUT`); else the application did.
 pub const FLAG_BY_KERNEL: u32 = 1 << 7;
-/// [`Event::flags`]: the tuple of the record and that of its token are one flow's; of a connection attempt, it was seen
-/// at the end that made it.
+/// [`Event::flags`], of a connection attempt: it was seen at the end that made it.
 pub const FLAG_SAME_FLOW: u32 = 1 << 8;
 
 /// One record of the ring buffer.

@@ -37,6 +37,8 @@ pub(crate) const IPS_DYING: u32 = 1 << 9;
 /// `TCP_CONNTRACK_CLOSE` of `nf_conn.proto.tcp.state`: a reset went through the entry.
 /// <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/netfilter/nf_conntrack_tcp.h#L10>
 const TCP_CONNTRACK_CLOSE: u8 = 8;
+/// `TCP_CONNTRACK_SYN_SENT`: it was made by a SYN, and nothing has answered yet.
+const TCP_CONNTRACK_SYN_SENT: u8 = 1;
 
 /// Where members of `struct nf_conntrack_tuple` are: `src.u`, `src.l3num`, `dst.u3`, `dst.u`.
 const TUPLE_SPORT: u64 = 16;
@@ -172,14 +174,25 @@ pub(crate) fn ct_life(ct: u64) -> u64 {
     first ^ second.rotate_left(21) ^ third.rotate_left(42)
 }
 
+/// Has a reset gone through this entry, of TCP?
+#[inline(always)]
+pub(crate) fn ct_is_reset(ct: u64) -> bool {
+    member::<u8>(ct, offsets().ct_tcp_state()) == Some(TCP_CONNTRACK_CLOSE)
+}
+
 /// Is this still the entry of that tuple, and has no reset gone through it? Its memory may be another entry's by now.
 #[inline(never)]
 pub(crate) fn ct_is_open(ct: u64, orig: &Tuple) -> bool {
-    let state: u8 = member(ct, offsets().ct_tcp_state()).unwrap_or(0);
-    if state == TCP_CONNTRACK_CLOSE || ct_status(ct) & IPS_DYING != 0 {
+    if ct_is_reset(ct) || ct_status(ct) & IPS_DYING != 0 {
         return false;
     }
     tuple(ct + offsets().ct_orig() as u64).is_some_and(|now| now == *orig)
+}
+
+/// Is this, of TCP, an entry that a SYN has just made?
+#[inline(always)]
+pub(crate) fn ct_begins(ct: u64) -> bool {
+    member::<u8>(ct, offsets().ct_tcp_state()) == Some(TCP_CONNTRACK_SYN_SENT)
 }
 
 /// `nf_conn.status`.

@@ -36,7 +36,8 @@ fn count(word: u32, done: Result<(), i32>) {
 }
 
 /// Leaves the token of an eviction under both tuples; their inverses share the keys. Only of a translated entry: packets of
-/// any other arrive as before, make it anew, and nobody resets a connection for that.
+/// any other arrive as before, make it anew, and nobody resets a connection for that. Nor of one that a reset has gone
+/// through: that is still on its way to who will be reset by it.
 #[inline(never)]
 pub(crate) fn evicted(ct: u64, kind: u32, netns: u32) {
     let status = kernel::ct_status(ct);
@@ -45,6 +46,9 @@ pub(crate) fn evicted(ct: u64, kind: u32, netns: u32) {
     }
     // One after the other: what both reads left in registers, the verifier of 5.10 cannot tell apart.
     let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) else { return };
+    if orig.protonum != IPPROTO_TCP || kernel::ct_is_reset(ct) {
+        return;
+    }
     let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) else { return };
     // SAFETY: no arguments.
     let ktime_ns = unsafe { bpf_ktime_get_ns() };
@@ -117,12 +121,7 @@ pub(crate) fn of_eviction(event: &mut Event) -> bool {
     if token.matched != 0 {
         event.flags |= FLAG_REPEATED;
     }
-    // One key at a time: both would not fit on the stack.
-    let key = token.orig.flow_key();
-    if key == event.orig.flow_key() {
-        event.flags |= FLAG_SAME_FLOW;
-    }
-    mark(key);
+    mark(token.orig.flow_key());
     mark(token.reply.flow_key());
     true
 }
@@ -221,8 +220,8 @@ pub(crate) fn let_in(ct: u64) {
     }
 }
 
-/// The very entry that was evicted, translated as it was: its packets arrive as before, and if it is reset one day, it is
-/// for another reason.
+/// The very entry that was evicted, translated as it was: its packets arrive as before. Or one that its end begins anew
+/// with a SYN, whatever it is translated to now. If that is reset one day, it is for another reason.
 #[inline(never)]
 fn made_anew(ct: u64) {
     let Some(orig) = kernel::tuple(ct + offsets().ct_orig() as u64) else { return };
@@ -233,11 +232,15 @@ fn made_anew(ct: u64) {
         return;
     }
     let Some(reply) = kernel::tuple(ct + offsets().ct_reply() as u64) else { return };
-    if token.orig != orig || token.reply != reply {
+    if token.orig != orig {
+        return;
+    }
+    if token.reply == reply {
+        forget(&reply);
+    } else if orig.protonum != IPPROTO_TCP || !kernel::ct_begins(ct) {
         return;
     }
     forget(&orig);
-    forget(&reply);
 }
 
 /// These have frames of their own: a key is forty bytes.

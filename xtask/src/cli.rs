@@ -89,6 +89,9 @@ enum Cmd {
         /// Connections that a table is to hurt; the look-alikes are five for every three.
         #[arg(long, value_name = "N", default_value_t = 3_000, value_parser = clap::value_parser!(u32).range(1..=9_000))]
         size: u32,
+        /// The kernel gives connections up when its default tells it to (127 s), not after 3 s.
+        #[arg(long)]
+        default_syn_retries: bool,
     },
     /// Measures what the probes cost and what they see, beside others, and writes docs/performance.md.
     Bench {
@@ -186,7 +189,9 @@ impl Cli {
                 test::matrix(&kernel, &suite, again, consent.yes)
             }
             Cmd::Demo { consent, kernel } => daemon::demo(&kernel, consent.yes),
-            Cmd::Lab { consent, seed, kernel, size } => daemon::lab(&kernel, seed, size, consent.yes),
+            Cmd::Lab { consent, seed, kernel, size, default_syn_retries } => {
+                daemon::lab(&kernel, seed, size, default_syn_retries, consent.yes)
+            }
             Cmd::Bench { consent, kernel, rounds, connections, print_only, dump_only } => {
                 let request = bench::Request { kernel, rounds, connections, print_only, dump_only };
                 bench::run(&request, consent.yes)

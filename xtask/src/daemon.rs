@@ -44,11 +44,21 @@ pub(crate) fn demo(kernel: &str, yes: bool) -> Result<ExitCode> {
 ///
 /// # Errors
 /// When setting up is refused or the guest cannot be had.
-pub(crate) fn lab(kernel: &str, seed: u64, size: u32, yes: bool) -> Result<ExitCode> {
+pub(crate) fn lab(
+    kernel: &str,
+    seed: u64,
+    size: u32,
+    default_syn_retries: bool,
+    yes: bool,
+) -> Result<ExitCode> {
     setup::ensure(true, yes)?;
     let (seed, size_text) = (seed.to_string(), size.to_string());
-    let command = ["conntrack-guest", LAB, "--seed", &seed, "--size", &size_text];
+    let mut command = vec!["conntrack-guest", LAB, "--seed", &seed, "--size", &size_text];
     // A round of some hundred cases takes ten seconds or so, on a slow machine several times that.
-    let timeout = Duration::from_secs(600 + u64::from(size) / 3);
+    let mut timeout = Duration::from_secs(600 + u64::from(size) / 3);
+    if default_syn_retries {
+        command.extend(["--syn-retries", "default"]);
+        timeout += Duration::from_secs(u64::from(size));
+    }
     cli::boot(&VmRequest { timeout, ..VmRequest::new(kernel, &command) })
 }

@@ -55,6 +55,7 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("lab by kprobe", &[LAB, "--mechanism", "kprobe"], MATRIX_ONLY),
     suite("lab without probes", &[LAB, "--mechanism", "none"], MATRIX_ONLY),
     suite("lab of 3,000", &[LAB, "--size", "3000", "--seed", "2"], MATRIX_ONLY).within(1_800),
+    suite("lab at default retries", &[LAB, "--syn-retries", "default"], MATRIX_ONLY),
     suite("soon", &["soon"], FULL),
     suite("incident", &["incident"], FULL).with(&HAPROXY),
     suite("broken by kprobe", &["broken", "--mechanism", "kprobe"], FULL),

@@ -149,8 +149,6 @@ pub fn is_repeated(flags: u32) -> bool {
 mod tests {
     use super::*;
 
-    use conntrack_common::event::FLAG_SAME_FLOW;
-
     const EVICTED: Option<EventKind> = Some(EventKind::EvictedEarlyDrop);
     const FULL: Option<EventKind> = Some(EventKind::RefusedTableFull);
 
@@ -170,7 +168,7 @@ mod tests {
     #[test]
     fn an_untranslated_flows_reset_is_not_its_evictions() {
         for kind in [EventKind::ResetReceived, EventKind::ResetSent] {
-            assert_eq!(said(kind, EVICTED, FLAG_SAME_FLOW), None, "{kind:?}");
+            assert_eq!(said(kind, EVICTED, 0), None, "{kind:?}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! An INVALID packet of a translated connection passes untranslated, and its receiver resets the connection
-//! (kubernetes 74839): told with proof. Where the kernel is liberal nothing happens, and nothing is told.
+//! (kubernetes 74839): told with proof. Where the kernel is liberal nothing happens, and nothing is told. `doctor` says
+//! which it is.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -8,6 +9,7 @@ use rustix::net::ipproto;
 use serde_json::Value;
 
 use crate::daemon::{Daemon, attached_by, value};
+use crate::lab::command::output;
 use crate::lab::kernel::{self, Statistics};
 use crate::lab::netns::Netns;
 use crate::lab::node::{Node, PORT, SERVICES};
@@ -25,6 +27,10 @@ const ACK_PUSH: u8 = 0x18;
 const RESETS: &str = "table inet resets { counter client {}; chain pre { type filter hook prerouting priority -300; \
     iifname \"cali3\" tcp flags & rst == rst counter name client; }; }";
 
+/// Drops INVALID packets where they are forwarded.
+const DROPS: &str =
+    "table inet drops { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }";
+
 pub(crate) fn test() -> anyhow::Result<()> {
     let node = Node::build()?;
     let server = Workload::start(&node, Wiring::Bridged, 2, "server")?;
@@ -35,6 +41,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let by = attached_by(&daemon.page()?, "invalid").map(str::to_owned);
     ensure!(by.as_deref() == Some("kprobe"), "invalid is attached by {by:?}");
 
+    doctor_says("not protected from resets by INVALID packets")?;
     let before = Statistics::read(&node.host)?;
     let open = client.process.netns.run(|| open(CASES))?;
     strike(&server.process.netns, &server, &open)?;
@@ -51,6 +58,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     ensure!(told(&page) == all as f64, "told {}", told(&page));
 
     kernel::set(&node.host, "tcp_be_liberal", 1)?;
+    doctor_says("protected from resets by INVALID packets: nf_conntrack_tcp_be_liberal is 1")?;
     let more = client.process.netns.run(|| self::open(CASES))?;
     strike(&server.process.netns, &server, &more)?;
     // A connection of the same ends, after all of that, that is reset for another reason: nothing is blamed for it.
@@ -72,7 +80,29 @@ pub(crate) fn test() -> anyhow::Result<()> {
         unrelated(&page)
     );
     daemon.stop()?;
-    events(all)
+    events(all)?;
+
+    kernel::set(&node.host, "tcp_be_liberal", 0)?;
+    nft::load(&node.host, DROPS)?;
+    doctor_says("protected from resets by INVALID packets: a rule in `inet drops forward` drops them")?;
+    let before = nft::counters_at_rest(&node.host)?["client"];
+    let last = client.process.netns.run(|| self::open(CASES))?;
+    strike(&server.process.netns, &server, &last)?;
+    let resets = nft::counters_at_rest(&node.host)?["client"] - before;
+    ensure!(resets == 0, "behind the rule that drops them came {resets} resets");
+    Ok(())
+}
+
+/// Of the packets above, before any is sent.
+fn doctor_says(wanted: &str) -> anyhow::Result<()> {
+    let said = output("conntrack-pressure", &["doctor"])?;
+    let line = said.lines().find(|line| line.starts_with("- invalid: ")).unwrap_or_default();
+    ensure!(
+        line.starts_with(&format!("- invalid: {wanted}")),
+        "doctor says `{line}`, not `{wanted}`:\n{said}"
+    );
+    println!("figure: invalid: doctor: {}", line.trim());
+    Ok(())
 }
 
 /// Connections to the Service, of both families.

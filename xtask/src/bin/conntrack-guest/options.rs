@@ -1,4 +1,4 @@
-//! What follows a command: `--mechanism M`, `--size N` and `--seed N`.
+//! What follows a command: `--mechanism M`, `--size N`, `--seed N` and `--syn-retries N`.
 
 use std::sync::OnceLock;
 
@@ -8,6 +8,7 @@ use crate::daemon;
 
 static SIZE: OnceLock<u64> = OnceLock::new();
 static SEED: OnceLock<u64> = OnceLock::new();
+static SYN_RETRIES: OnceLock<Option<i32>> = OnceLock::new();
 
 /// Takes them.
 ///
@@ -25,6 +26,13 @@ pub(crate) fn take(args: &[String]) -> anyhow::Result<()> {
                 let seed = seed.parse().with_context(|| format!("--seed {seed}"))?;
                 SEED.get_or_init(|| seed);
             }
+            [flag, retries] if flag == "--syn-retries" => {
+                let retries = match retries.as_str() {
+                    "default" => None,
+                    number => Some(number.parse().with_context(|| format!("--syn-retries {number}"))?),
+                };
+                SYN_RETRIES.get_or_init(|| retries);
+            }
             _ => bail!("not understood: {pair:?}"),
         }
     }
@@ -39,4 +47,10 @@ pub(crate) fn size_or(usual: u64) -> u64 {
 /// What is drawn is drawn from this: what was asked for, else 1.
 pub(crate) fn seed() -> u64 {
     SEED.get().copied().unwrap_or(1)
+}
+
+/// How often the kernel sends a SYN again that it is to give up: what was asked for, else once. None: as often as its
+/// default has it, which takes 127 s.
+pub(crate) fn syn_retries() -> Option<i32> {
+    SYN_RETRIES.get().copied().unwrap_or(Some(1))
 }

@@ -37,6 +37,16 @@ pub(super) struct Script {
     pub(super) open: Option<TcpStream>,
 }
 
+/// One that is still to be begun.
+pub(super) fn attempt(case: Case, retries: Option<i32>, patience: Duration, then: Then) -> Script {
+    Script { case, retries, patience, then, open: None }
+}
+
+/// The part of `count` that the `nth` of `of` has.
+pub(super) fn share(count: usize, nth: usize, of: usize) -> std::ops::Range<usize> {
+    0..(count + of - 1 - nth) / of
+}
+
 /// Connections that stay open, each with the place of its case.
 pub(super) type Kept = Vec<(usize, TcpStream)>;
 

@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::attempts::{Script, Then};
+use super::attempts::{Script, Then, attempt};
 use super::case::{Kind, Maker};
 use super::draw::Draw;
-use super::full::attempt;
 use crate::lab::node::VOIDS;
 
 /// The rules of a router: those that drop and reject, and, if its table is full, those that keep the look-alikes out of

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::attempts::{Then, play};
+use super::attempts::{Then, attempt, play, share};
 use super::case::{Case, Kind, Table};
 use super::draw::Draw;
-use super::full::{attempt, share};
 use super::servers::Servers;
 use super::site::Site;
 use super::wire::FLOOD_PORTS;

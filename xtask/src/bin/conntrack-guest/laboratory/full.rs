@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 
-use super::attempts::{Script, Then, play};
+use super::attempts::{Script, Then, attempt, play, share};
 use super::case::{ANYWHERE, Case, Kind, Maker, Table};
 use super::controls;
 use super::draw::Draw;
@@ -17,10 +17,13 @@ use crate::lab::kernel;
 use crate::lab::nft;
 use crate::lab::node::{Node, STRANGERS};
 use crate::lab::workload::{Wiring, Workload};
+use crate::options::syn_retries;
 
 /// Of its own, or masquerade could give an open connection, when its entry is made anew, another port.
 const GREEDY_PORT: u16 = 8080;
 const PODS: u16 = 4;
+/// Later than any kernel gives a SYN up (127 s by default), on a guest whose clock is not the host's.
+const GIVEN_UP: Duration = Duration::from_secs(180);
 /// Ports of connections that the table tracks, but the greedy one's.
 const TRACKED: [(&str, u16); 4] =
     [("tcp", 80), ("tcp", Kind::AbortedInFull.port()), ("udp", Kind::Datagram.port()), ("udp", 53)];
@@ -48,7 +51,7 @@ impl Full {
         let servers = Servers::start(&node.outside.netns, true, &[Kind::AbortedInFull.port()])?;
         nft::load(&node.host, &controls::rules(true))?;
         // What is aborted in the full table is to make no room.
-        kernel::set(&node.host, "tcp_timeout_close", 120)?;
+        kernel::set(&node.host, "tcp_timeout_close", 600)?;
         let greedy = Workload::start(&node, Wiring::Bridged, 2, "greedy")?;
         let pod = |n: u16| {
             let name = format!("full-{n}");
@@ -85,17 +88,13 @@ impl Full {
     pub(super) fn prepare(&self, draw: &mut Draw, each: &Counts) -> anyhow::Result<(Open, u64)> {
         self.forget()?;
         let mut scripts = self.pods.iter().map(|_| Vec::new()).collect::<Vec<_>>();
-        for (kind, count) in [(Kind::Stall, each.of_a_kind), (Kind::AbortedInFull, each.controls)] {
+        // In a table that is full for minutes the garbage collector would make room of what was aborted.
+        let aborted = if syn_retries().is_none() { 0 } else { each.controls };
+        for (kind, count) in [(Kind::Stall, each.of_a_kind), (Kind::AbortedInFull, aborted)] {
             for n in 0..count {
                 let pod = n % self.pods.len();
                 let case = self.pods[pod].1.case(draw, kind, STRANGERS)?;
-                scripts[pod].push(Script {
-                    case,
-                    retries: None,
-                    patience: DEADLINE,
-                    then: Then::Keep,
-                    open: None,
-                });
+                scripts[pod].push(attempt(case, None, DEADLINE, Then::Keep));
             }
         }
         let mut open = Vec::new();
@@ -132,7 +131,7 @@ impl Full {
                     match kind {
                         Kind::Datagram | Kind::Lookup => datagrams.push((pod, case)),
                         Kind::Late => late.push(attempt(case, None, DEADLINE, Then::Send)),
-                        Kind::ByKernel => scripts.push(attempt(case, Some(1), DEADLINE, Then::Abort)),
+                        Kind::ByKernel => scripts.push(attempt(case, syn_retries(), GIVEN_UP, Then::Abort)),
                         _ => scripts.push(attempt(case, None, draw.between(1_500, 2_500), Then::Abort)),
                     }
                 }
@@ -250,13 +249,4 @@ impl Pressed {
         }
         Ok(cases)
     }
-}
-
-pub(super) fn attempt(case: Case, retries: Option<i32>, patience: Duration, then: Then) -> Script {
-    Script { case, retries, patience, then, open: None }
-}
-
-/// The part of `count` that the `nth` of `of` has.
-pub(super) fn share(count: usize, nth: usize, of: usize) -> std::ops::Range<usize> {
-    0..(count + of - 1 - nth) / of
 }

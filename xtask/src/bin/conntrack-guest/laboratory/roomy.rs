@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use rustix::net::ipproto;
 
-use super::attempts::{Then, abort, play};
+use super::attempts::{Then, abort, attempt, play, share};
 use super::case::{ANYWHERE, Case, Kind, Table, UDP, next_port};
 use super::controls;
 use super::draw::Draw;
-use super::full::{Counts, attempt, share};
+use super::full::Counts;
 use super::servers::{Servers, datagrams};
 use super::site::Site;
 use crate::daemon::DEADLINE;
