@@ -23,6 +23,9 @@ pub struct Reading {
     pub before: Option<Sums>,
     /// And just after.
     pub after: Option<Sums>,
+    /// Were the probes of allocations and frees attached before anything of this was read? One that was begun earlier
+    /// can end later, and what came between is in neither.
+    pub watched: bool,
 }
 
 /// All tables.
@@ -47,7 +50,8 @@ impl Books {
         let book = self.tables.entry(netns).or_default();
         let kernel = reading.stats.map(|stats| book.stats.add(&stats));
         book.at_start = book.at_start.or(kernel);
-        if let (Some(entries), Some(after)) = (reading.entries, reading.after.as_ref()) {
+        if let (true, Some(entries), Some(after)) = (reading.watched, reading.entries, reading.after.as_ref())
+        {
             let told = Seed::of(entries, reading.before.as_ref(), after);
             book.seed = Some(book.seed.map_or(told, |known| known.and(told)));
         }
@@ -112,5 +116,33 @@ fn counted(sums: &Sums) -> Counted {
         inferred_refusals: of(Counter::InferredRefusals),
         other_suppressed: of(Counter::OtherSuppressed),
         other_lost: of(Counter::OtherLost),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(entries: u64, allocs: u64, watched: bool) -> Reading {
+        let mut sums = [0; Counter::COUNT];
+        sums[Counter::Allocs as usize] = allocs;
+        Reading {
+            entries: Some(entries),
+            limit: None,
+            stats: None,
+            before: Some(sums),
+            after: Some(sums),
+            watched,
+        }
+    }
+
+    #[test]
+    fn what_was_read_before_the_probes_were_attached_tells_nothing_of_what_they_missed() {
+        let mut books = Books::default();
+        let accounted = |books: &mut Books, reading| books.enter(1, true, reading).unwrap().accounted;
+        assert_eq!(accounted(&mut books, reading(100, 0, false)), None);
+        // Fifty more came before the probes did.
+        assert_eq!(accounted(&mut books, reading(152, 2, true)), Some(152));
+        assert_eq!(accounted(&mut books, reading(160, 10, true)), Some(160));
     }
 }

@@ -119,10 +119,11 @@ impl Daemon {
             }
             let (after, held_now) = after.map(|tally| (tally.sums, tally.accounts)).unzip();
             let before = before.map(|tally| tally.sums);
-            let reading = Reading { entries, limit, stats, before, after };
+            let watched = coverage.has(&[ALLOC, FREE]);
+            let reading = Reading { entries, limit, stats, before, after, watched };
             if let Some(mut table) = books.enter(namespace.inum, namespace.host, reading) {
                 table.buckets = buckets.filter(|_| namespace.host);
-                if !coverage.has(&[ALLOC, FREE]) {
+                if !watched {
                     table.owners =
                         index.as_ref().and_then(|index| self.owners_by_dump(index, namespace, now));
                 } else if let (Some(sums), Some(accounted)) = (&held_now, table.accounted)
