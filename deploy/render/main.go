@@ -89,7 +89,7 @@ func run(args []string) error {
 		"Values":       all,
 		"Chart":        chart,
 		"Files":        files{root},
-		"Release":      values{"Name": *release, "Namespace": *namespace, "Service": *service, "IsInstall": true},
+		"Release":      values{"Name": *release, "Namespace": *namespace, "Service": *service},
 		"Capabilities": values{"KubeVersion": values{"Version": "v" + *kube}},
 	}
 	return render(root, data, *notes)
@@ -172,12 +172,6 @@ func render(root string, data values, notes bool) error {
 	functions["toYaml"] = func(value interface{}) (string, error) {
 		out, err := yaml.Marshal(value)
 		return strings.TrimSuffix(string(out), "\n"), err
-	}
-	functions["required"] = func(why string, value interface{}) (interface{}, error) {
-		if value == nil || value == "" {
-			return nil, fmt.Errorf("%s", why)
-		}
-		return value, nil
 	}
 	all.Funcs(functions)
 

@@ -41,6 +41,13 @@ runAsUser: 0
 {{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}yes{{ end -}}
 {{- end -}}
 
+{{/* The kubelet asks the node's address, where nobody listens if listenAddress is another one. */}}
+{{- define "conntrack-pressure.probeHost" -}}
+{{- if not (has .Values.listenAddress (list "" "0.0.0.0" "[::]")) -}}
+host: {{ .Values.listenAddress | trimAll "[]" | quote }}
+{{- end -}}
+{{- end -}}
+
 {{- define "conntrack-pressure.args" -}}
 - run
 - --web.listen-address
